@@ -1,0 +1,155 @@
+"""Recipes: TOML files and `--set a.b=c` become frozen dataclasses, or one clear error.
+
+Each folder owns its dataclasses; this file only loads, checks, overrides and writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from puna import schema
+from puna.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def load(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The dataclass `kind`, read from a TOML recipe (or defaults), with `a.b=c` overrides on top.
+
+    Raises ConfigError for a missing file, bad TOML, an unknown key (naming the nearest), a value
+    of the wrong type, or a combination that the dataclass itself refuses.
+    """
+    table = read_toml(path) if path is not None else {}
+    where = str(path) if path is not None else "the defaults"
+    for override in overrides:
+        _apply(table, override, kind)
+    return from_table(kind, table, where)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; its schema stamp, where it has one, is checked and taken off."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no recipe {path}", hint="recipes/ holds the ones that come with Puna"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} should be a TOML recipe, found a folder") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML recipe: {error}") from None
+    if "schema" in table:
+        schema.check(table, "puna.recipe", path)
+    table.pop("schema", None)
+    table.pop("version", None)
+    return table
+
+
+def from_table(kind: type[Config], table: Mapping[str, Any], where: str) -> Config:
+    """Build the dataclass `kind` from nested tables, refusing unknown keys and wrong types."""
+    return typing.cast(Config, _build(kind, table, where, ""))
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """Nested plain values of a dataclass; None is left out, since TOML has no null."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = to_table(value)
+        elif isinstance(value, tuple):
+            result[field.name] = list(value)
+        elif value is not None:
+            result[field.name] = value
+    return result
+
+
+def write(config: Any, path: Path) -> None:
+    """Write the resolved config as a recipe that `load` reads back to an equal value."""
+    import tomli_w
+
+    text = tomli_w.dumps({**schema.stamp("puna.recipe"), **to_table(config)})
+    schema.write_atomic(path, text.encode("utf-8"))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint that names the closest known words, or all of them."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def _apply(table: dict[str, Any], override: str, kind: type) -> None:
+    """Put one `a.b=c` into the tables; `c` is TOML, or a bare string where it is not."""
+    key, equals, text = override.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or not all(names):
+        raise ConfigError(
+            f"--set wants name=value, got {override!r}", hint="example: --set train.steps=200"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {key}: {name} is a value, not a section")
+    table[names[-1]] = value
+
+
+def _build(kind: type, table: Any, where: str, prefix: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: {prefix.rstrip('.')} should be a section, got {table!r}")
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in table:
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {prefix}{key}", hint=nearest(key, names))
+    required = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    for name in required:
+        if name not in table:
+            raise ConfigError(f"{where}: {prefix}{name} is missing")
+    values = {
+        key: _convert(hints[key], value, where, f"{prefix}{key}") for key, value in table.items()
+    }
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
+    """`value` as the annotated type; numbers widen from int to float, nothing else is guessed."""
+    origin = typing.get_origin(hint)
+    options = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [option for option in options if option is not type(None)]
+        return _convert(inner[0], value, where, name)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where, f"{name}.")
+    if origin is typing.Literal:
+        if value not in options:
+            known = [str(option) for option in options]
+            raise ConfigError(
+                f"{where}: {name} should be one of {', '.join(known)}, got {value!r}",
+                hint=nearest(str(value), known),
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: {name} should be a list, got {value!r}")
+        return tuple(_convert(options[0], item, where, name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        wanted = getattr(hint, "__name__", str(hint))
+        raise ConfigError(f"{where}: {name} should be {wanted}, got {value!r}")
+    return value

@@ -1,0 +1,139 @@
+"""What Puna says to people: talk and progress go to stderr, data to stdout, `--json` everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TextIO
+
+
+class ProgressBar(Protocol):
+    """What a long job needs from a progress bar."""
+
+    def update(self, amount: float = 1) -> Any: ...
+
+    def set_postfix_str(self, text: str) -> Any: ...
+
+
+class Console:
+    """Where talk (stderr) and data (stdout) go; made once by the command, passed down.
+
+    `quiet` keeps talk and bars back; `json_output` makes `result` print one JSON record
+    instead of a text for people.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_output: bool = False,
+        quiet: bool = False,
+        color: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        self.json_output = json_output
+        self.quiet = quiet
+        self.color = color
+        self.stdout = stdout or sys.stdout
+        self.stderr = stderr or sys.stderr
+
+    def say(self, text: str = "") -> None:
+        """Talk to the person at the terminal (stderr)."""
+        if not self.quiet:
+            print(text, file=self.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Say what is not as asked (a slower path, a smaller batch); never kept back by `quiet`."""
+        print(self.paint(f"warning: {text}", "33"), file=self.stderr, flush=True)
+
+    def heading(self, text: str) -> None:
+        """A line that starts a stage of a longer job."""
+        self.say(self.paint(text, "1"))
+
+    def write(self, text: str, *, end: str = "\n") -> None:
+        """Data for stdout: text that a pipe may read."""
+        print(text, file=self.stdout, end=end, flush=True)
+
+    def result(self, record: dict[str, Any], text: str) -> None:
+        """The outcome of a verb: `record` as one JSON line with `--json`, else `text`."""
+        self.write(json.dumps(record, ensure_ascii=False) if self.json_output else text)
+
+    def paint(self, text: str, code: str) -> str:
+        """`text` in an ANSI colour where colours are on; the meaning never hangs on it."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+
+    @contextmanager
+    def progress(
+        self, total: float | None, label: str, unit: str, *, initial: float = 0
+    ) -> Iterator[ProgressBar]:
+        """A bar with rate and ETA (tqdm); on a pipe or in a log it prints a line every ten seconds."""
+        from tqdm import tqdm
+
+        is_terminal = bool(getattr(self.stderr, "isatty", lambda: False)())
+        bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=label,
+            unit=unit,
+            unit_scale=True,
+            file=self.stderr,
+            disable=self.quiet,
+            dynamic_ncols=is_terminal,
+            ncols=None if is_terminal else 80,
+            mininterval=0.2 if is_terminal else 10.0,
+            delay=0.5,
+        )
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+def silent() -> Console:
+    """A console that keeps talk back: for library use and tests."""
+    return Console(quiet=True)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as plain text: first left, the others right, wide enough for their cells."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(headers), *cells]) for i in range(len(headers))]
+
+    def line(values: Sequence[str]) -> str:
+        first = values[0].ljust(widths[0])
+        rest = [value.rjust(width) for value, width in zip(values[1:], widths[1:], strict=True)]
+        return "  ".join([first, *rest]).rstrip()
+
+    return "\n".join([line(headers), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def human_count(value: float) -> str:
+    """A count in three digits: 950, 12.3k, 6.74B."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def human_bytes(value: float) -> str:
+    """Bytes in binary units: 812 B, 1.5 MiB."""
+    for suffix in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or suffix == "TiB":
+            return f"{value:.0f} B" if suffix == "B" else f"{value:.1f} {suffix}"
+        value /= 1024
+    raise AssertionError("unreachable: TiB always returns")
+
+
+def human_duration(seconds: float) -> str:
+    """A duration people read: 0.35 s, 42 s, 5 min 03 s, 3 h 20 min, 21 days."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+    if seconds < 86400 * 2:
+        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+    return f"{seconds / 86400:.3g} days"

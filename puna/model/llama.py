@@ -1,0 +1,111 @@
+"""LLaMA: the decoder-only transformer of the paper's section 2.2, on one device.
+
+Differences from the original transformer, and where each lives:
+  pre-normalisation with RMSNorm   rmsnorm.py      normalise the input of each sub-layer
+  SwiGLU                           swiglu.py       in place of ReLU, hidden 2/3 · 4d
+  rotary embeddings                rotary.py       in each layer, in place of absolute positions
+  causal attention, fused          attention.py    attention weights are never stored
+Parallelism, activation checkpointing, compilation and precision are applied from outside
+(puna/train). Axis names in shapes: batch, time, dim, heads, kv_heads, head_dim, vocabulary.
+Parameters carry Meta's names, so a state dict is the release's state dict.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from puna.errors import UsageError
+from puna.model.attention import Attention, KvCache
+from puna.model.rmsnorm import RMSNorm
+from puna.model.rotary import rotary_factors
+from puna.model.sizes import ModelConfig
+from puna.model.swiglu import FeedForward
+
+
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_epsilon)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_epsilon)
+
+    def forward(
+        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
+    ) -> Tensor:
+        """[batch, time, dim] -> the same shape; `past` is a cache and this layer's index in it."""
+        x = x + self.attention(self.attention_norm(x), cosines, sines, past)
+        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return out
+
+
+class Llama(nn.Module):
+    """Token ids -> logits. Parameter counts equal the paper's for its four sizes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocabulary_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_epsilon)
+        self.output = nn.Linear(config.dim, config.vocabulary_size, bias=False)
+        if config.tied_embeddings:
+            self.output.weight = self.tok_embeddings.weight
+        cosines, sines = rotary_factors(config, config.context_length)
+        self.register_buffer("rotary_cosines", cosines, persistent=False)
+        self.register_buffer("rotary_sines", sines, persistent=False)
+
+    def hidden(self, ids: Tensor, cache: KvCache | None = None) -> Tensor:
+        """The final normalised states [batch, time, dim] for `ids` [batch, time].
+
+        With a cache, positions continue after `cache.length` and the keys and values are
+        appended. Raises UsageError when they would pass the context length.
+        """
+        start = cache.length if cache is not None else 0
+        end = start + ids.shape[1]
+        if end > self.config.context_length:
+            raise UsageError(
+                f"positions up to {end} were asked for, the model's context is "
+                f"{self.config.context_length} tokens"
+            )
+        cosines, sines = self.rotary_cosines[start:end], self.rotary_sines[start:end]
+        x = self.tok_embeddings(ids)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cosines, sines, None if cache is None else (cache, index))
+        if cache is not None:
+            cache.length = end
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward(self, ids: Tensor, cache: KvCache | None = None) -> Tensor:
+        """Logits [batch, time, vocabulary] for the token after each of `ids` [batch, time]."""
+        logits: Tensor = self.output(self.hidden(ids, cache))
+        return logits
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Draw fresh weights: N(0, 0.02), residual outputs scaled by 1 / sqrt(2 · layers).
+
+        The paper does not state its initialisation; this is the common reproduction's choice
+        (GPT-2's), not a LLaMA fact.
+        """
+        residual = 0.02 / math.sqrt(2 * self.config.layers)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+            else:
+                deviation = residual if name.endswith(("wo.weight", "w2.weight")) else 0.02
+                parameter.normal_(0.0, deviation, generator=generator)
+
+
+def logits_to_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy in nats of `logits` [..., vocabulary]; targets of -100 do not count."""
+    return functional.cross_entropy(
+        logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum"
+    )

@@ -1,0 +1,250 @@
+"""Puna's training checkpoint: a folder that is whole or not there.
+
+A run keeps `checkpoints/step-000500/` with
+  model.safetensors      the weights, float32, under Meta's names
+  optimizer.safetensors  AdamW's two moments per weight, and the random generators' states
+  state.json             step, tokens, loader position, fingerprints, best loss
+  recipe.toml            the resolved config
+  tokenizer.model        the tokenizer the weights were trained with
+  manifest.json          size and SHA-256 of each of these, written last
+The folder is written under another name, flushed, and renamed: a killed process leaves at most
+a `.partial` folder, which the next save clears away. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from puna import config as recipes
+from puna import schema
+from puna.errors import CheckpointError, SchemaError
+from puna.model.sizes import ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Which = Literal["latest", "best"]
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+_KIND = "puna.checkpoint"
+_FILES = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "recipe.toml",
+    "tokenizer.model",
+)
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What inference needs of a checkpoint: shape, float32 weights by Meta's names, tokenizer."""
+
+    folder: Path
+    config: ModelConfig
+    arrays: dict[str, np.ndarray[Any, Any]]
+    tokenizer_path: Path
+    step: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """What one save writes; `state` is JSON, `recipe` the resolved config's dataclass."""
+
+    weights: Arrays
+    optimizer: Arrays
+    state: Mapping[str, Any]
+    recipe: Any
+    tokenizer_path: Path
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies: `step-000500`."""
+    return checkpoints / f"step-{step:06d}"
+
+
+def write_checkpoint(checkpoints: Path, step: int, content: CheckpointContent) -> Path:
+    """Write the checkpoint of `step` whole or not at all; returns its folder.
+
+    Raises CheckpointError when the disk is full or not writable; what was there stays good.
+    """
+    final = step_folder(checkpoints, step)
+    partial = checkpoints / f".{final.name}.partial-{os.getpid()}"
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        for leftover in checkpoints.glob(".step-*.partial-*"):
+            shutil.rmtree(leftover)
+        _check_free_space(checkpoints, content)
+        partial.mkdir()
+        _write_files(partial, step, content)
+        if final.exists():  # a resumed run passing a step it had saved before
+            shutil.rmtree(final)
+        partial.rename(final)
+        _flush(checkpoints)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, CheckpointError):
+            raise
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise _unwritable(final, error) from error
+        raise
+    return final
+
+
+def _write_files(folder: Path, step: int, content: CheckpointContent) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(dict(content.weights), folder / "model.safetensors")
+    save_file(dict(content.optimizer), folder / "optimizer.safetensors")
+    schema.write_json(folder / "state.json", _KIND, {"step": step, **content.state})
+    recipes.write(content.recipe, folder / "recipe.toml")
+    shutil.copyfile(content.tokenizer_path, folder / "tokenizer.model")
+    files = {}
+    for name in _FILES:
+        path = folder / name
+        _flush(path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": schema.sha256_file(path)}
+    schema.write_json(folder / "manifest.json", _KIND, {"step": step, "files": files})
+    _flush(folder)
+
+
+def _check_free_space(folder: Path, content: CheckpointContent) -> None:
+    needed = sum(array.nbytes for part in (content.weights, content.optimizer) for array in part.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed + (1 << 20):
+        raise CheckpointError(
+            f"a checkpoint needs {needed / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB are free",
+            hint="free some space or choose another --out; earlier checkpoints are untouched, and "
+            "the run resumes from the last one",
+        )
+
+
+def _unwritable(folder: Path, error: Exception) -> CheckpointError:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    found = "the disk is full" if full else str(error)
+    return CheckpointError(
+        f"the checkpoint {folder} could not be written: {found}",
+        hint="earlier checkpoints are untouched; make room or permission and run the command again "
+        "to resume",
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Path]:
+    """The finished checkpoint folders of a run, oldest first; partial ones are not among them."""
+    found = [path for path in checkpoints.glob("step-*") if (path / "manifest.json").is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def find_checkpoint(path: Path, which: Which = "latest") -> Path:
+    """The checkpoint folder meant by `path`: itself, or the latest or best one of a run folder.
+
+    Raises CheckpointError when there is none.
+    """
+    if (path / "manifest.json").is_file() and (path / "model.safetensors").is_file():
+        return path
+    found = complete_checkpoints(path / "checkpoints")
+    if not found:
+        what = "a folder without a finished checkpoint" if path.is_dir() else "nothing"
+        raise CheckpointError(
+            f"{path} should be a run folder or a checkpoint, found {what}",
+            hint="train one: puna train recipes/demo.toml --data my_folder/ --out my_run",
+        )
+    if which == "best":
+        best = path / "checkpoints" / "best.json"
+        if best.is_file():
+            folder = step_folder(path / "checkpoints", int(schema.read_json(best, _KIND)["step"]))
+            if folder in found:
+                return folder
+    return found[-1]
+
+
+def mark_best(checkpoints: Path, step: int, loss: float) -> None:
+    """Remember that the checkpoint of `step` has the lowest validation loss so far."""
+    schema.write_json(checkpoints / "best.json", _KIND, {"step": step, "loss": loss})
+
+
+def prune(checkpoints: Path, keep_last: int) -> None:
+    """Remove all but the last `keep_last` checkpoints and the best one."""
+    found = complete_checkpoints(checkpoints)
+    keep = set(found[-keep_last:])
+    if (checkpoints / "best.json").is_file():
+        best = schema.read_json(checkpoints / "best.json", _KIND)
+        keep.add(step_folder(checkpoints, int(best["step"])))
+    for folder in found:
+        if folder not in keep:
+            (folder / "manifest.json").unlink()  # no longer complete, should we die half-way
+            shutil.rmtree(folder)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files have the recorded sizes and hashes.
+
+    Raises CheckpointError that names the file, what was wanted and what was found.
+    """
+    try:
+        manifest = schema.read_json(folder / "manifest.json", _KIND)
+    except SchemaError as error:
+        raise CheckpointError(error.message, hint=error.hint) from None
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else -1
+        if size != wanted["bytes"]:
+            found = "is missing" if size < 0 else f"has {size} bytes"
+            raise _damaged(path, f"{found}, {wanted['bytes']} were written")
+        if schema.sha256_file(path) != wanted["sha256"]:
+            raise _damaged(path, "has other content than was written (SHA-256 differs)")
+    return manifest
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint file {path} {what}",
+        hint=f"it is damaged; remove {path.parent} to go on from the checkpoint before it",
+    )
+
+
+def read_model(path: Path, which: Which = "latest") -> StoredModel:
+    """The verified weights of a run folder or checkpoint, for inference."""
+    folder = find_checkpoint(path, which)
+    verify(folder)
+    state = read_state(folder)
+    table = recipes.read_toml(folder / "recipe.toml").get("model", {})
+    return StoredModel(
+        folder=folder,
+        config=recipes.from_table(ModelConfig, table, str(folder / "recipe.toml")),
+        arrays=read_arrays(folder / "model.safetensors"),
+        tokenizer_path=folder / "tokenizer.model",
+        step=int(state["step"]),
+        tokens=int(state["tokens"]),
+    )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint: step, tokens, loader position, fingerprints."""
+    return schema.read_json(folder / "state.json", _KIND)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All tensors of a safetensors file. Raises CheckpointError when it is not one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
