@@ -1,0 +1,48 @@
+# Puna from a clean clone: `make demo` trains a small LLaMA, `make test` checks everything.
+# Options: PYTHON=python3.12  TORCH=torch==2.13.0+cpu  TORCH_INDEX=https://...  GPU=yes
+
+PYTHON ?= python3
+TORCH ?=
+TORCH_INDEX ?=
+GPU ?=
+BIN = .venv/bin
+SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test test-kill wheel bench docs clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo:  ## set up .venv, then text -> tokenizer -> training -> samples -> report
+	@$(SETUP) train,data
+	@$(BIN)/puna demo
+
+test:  ## lint, types, import contract and the fast tests
+	@$(SETUP) dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+test-kill:  ## kill training runs at random steps, resume, compare loss by loss
+	@$(SETUP) dev
+	$(BIN)/python -m pytest -m kill
+
+wheel:  ## build dist/puna-*.whl
+	@$(SETUP) dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/puna-*.whl
+
+bench:  ## training speed beside transformers' (minutes; appends to bench/history.jsonl)
+	@$(SETUP) dev
+	$(BIN)/python bench/train.py
+
+docs:  ## write docs/reference/cli.md again from the verbs
+	@$(SETUP) dev
+	$(BIN)/python tools/cli_reference.py
+
+clean:  ## remove caches and builds; .venv and demo/ stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
