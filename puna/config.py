@@ -26,11 +26,25 @@ def load(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -
     Raises ConfigError for a missing file, bad TOML, an unknown key (naming the nearest), a value
     of the wrong type, or a combination that the dataclass itself refuses.
     """
+    path = find_recipe(path) if path is not None else None
     table = read_toml(path) if path is not None else {}
     where = str(path) if path is not None else "the defaults"
     for override in overrides:
         _apply(table, override, kind)
     return from_table(kind, table, where)
+
+
+def find_recipe(path: Path) -> Path:
+    """`path`, or the recipe of that name that comes with Puna where no such file is here.
+
+    So that `recipes/demo.toml` and `demo.toml` work from any folder, installed or in a clone.
+    """
+    if path.exists() or path.is_absolute() or str(path.parent) not in (".", "recipes"):
+        return path
+    package = Path(__file__).resolve().parent
+    shipped = package / "recipes"  # in a wheel; in a clone the folder lies beside the package
+    found = (shipped if shipped.is_dir() else package.parent / "recipes") / path.name
+    return found if found.exists() else path
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -39,7 +53,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no recipe {path}", hint="recipes/ holds the ones that come with Puna"
+            f"there is no recipe {path}", hint="recipes/demo.toml comes with Puna"
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path} should be a TOML recipe, found a folder") from None

@@ -68,7 +68,7 @@ class Console:
     def progress(
         self, total: float | None, label: str, unit: str, *, initial: float = 0
     ) -> Iterator[ProgressBar]:
-        """A bar with rate and ETA (tqdm); on a pipe or in a log it prints a line every ten seconds."""
+        """A bar with rate and ETA (tqdm); in a log it prints a line every ten seconds."""
         from tqdm import tqdm
 
         is_terminal = bool(getattr(self.stderr, "isatty", lambda: False)())
@@ -128,12 +128,13 @@ def human_bytes(value: float) -> str:
 
 def human_duration(seconds: float) -> str:
     """A duration people read: 0.35 s, 42 s, 5 min 03 s, 3 h 20 min, 21 days."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.2g} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-    if seconds < 86400 * 2:
-        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400 * 2:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{seconds / 86400:.3g} days"

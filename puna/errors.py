@@ -5,7 +5,7 @@ PunaError                      anything Puna refuses; the command prints it and 
 ├── ConfigError                a recipe, a `--set` or a combination of values is wrong
 ├── DataError                  a document, a corpus or a shard is missing, broken or changed
 ├── TokenizerError             a tokenizer file or a text it cannot encode
-├── CheckpointError            weights or a training checkpoint are missing, broken or of another shape
+├── CheckpointError            weights or a checkpoint are missing, broken or of another shape
 ├── SchemaError                a file was written by a newer Puna, or is not one of ours
 ├── TrainingError              the run itself went wrong (NaN, out of memory, disk full)
 └── MachineError               something this machine lacks (a package, an instruction set, memory)

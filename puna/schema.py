@@ -14,6 +14,7 @@ from typing import Any
 from puna.errors import SchemaError
 
 VERSIONS = {
+    "puna.source": 1,
     "puna.corpus": 1,
     "puna.tokenizer": 1,
     "puna.shards": 1,
@@ -61,7 +62,7 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise SchemaError(f"{path} should be a {kind} file, found nothing there") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SchemaError(f"{path} should be a {kind} file, but it cannot be read: {error}") from None
+        raise SchemaError(f"{path} should be a {kind} file, it cannot be read: {error}") from None
     check(record, kind, path)
     return dict(record)
 
@@ -73,7 +74,7 @@ def write_json(path: Path, kind: str, record: dict[str, Any]) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` under `path`, so that a reader sees the old file or the new one, never a half."""
+    """Write `content` under `path`: a reader sees the old file or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:

@@ -1,1 +1,1 @@
-"""One file per verb: `configure(parser)` declares its arguments, `run(arguments, console)` does it."""
+"""One file per verb: `configure(parser)` declares its arguments, `run` does the work."""

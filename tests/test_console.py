@@ -1,0 +1,101 @@
+"""Talk goes to stderr, data to stdout; numbers read as people write them."""
+
+import io
+import json
+
+import pytest
+
+from puna.console import Console, human_bytes, human_count, human_duration, silent, table
+
+
+def console(**options) -> tuple[Console, io.StringIO, io.StringIO]:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    return Console(stdout=stdout, stderr=stderr, **options), stdout, stderr
+
+
+def test_talk_and_data_never_mix():
+    one, stdout, stderr = console()
+    one.heading("Stage")
+    one.say("talk")
+    one.write("data")
+    assert stdout.getvalue() == "data\n"
+    assert stderr.getvalue() == "Stage\ntalk\n"
+
+
+def test_json_output_is_one_line_with_text_as_it_is():
+    one, stdout, _stderr = console(json_output=True)
+    one.result({"text": "naïve\n\N{LLAMA}"}, "for people")
+    assert stdout.getvalue().count("\n") == 1
+    assert "\N{LLAMA}" in stdout.getvalue()
+    assert json.loads(stdout.getvalue()) == {"text": "naïve\n\N{LLAMA}"}
+
+
+def test_a_quiet_console_still_warns():
+    one, stdout, stderr = console(quiet=True)
+    one.say("talk")
+    one.warn("fp32, no bf16 here")
+    assert stderr.getvalue() == "warning: fp32, no bf16 here\n"
+    assert stdout.getvalue() == ""
+    assert silent().quiet
+
+
+def test_colours_only_where_they_are_on():
+    plain, _stdout, stderr = console()
+    plain.warn("careful")
+    assert "\x1b" not in stderr.getvalue()
+    colored, _stdout, stderr = console(color=True)
+    colored.warn("careful")
+    assert stderr.getvalue() == "\x1b[33mwarning: careful\x1b[0m\n"
+
+
+def test_a_progress_bar_writes_to_stderr_and_is_silent_when_quiet():
+    one, stdout, stderr = console()
+    with one.progress(2, "reading", "documents") as bar:
+        bar.update(2)
+    assert stdout.getvalue() == ""
+    quiet, _stdout, stderr = console(quiet=True)
+    with quiet.progress(2, "reading", "documents") as bar:
+        bar.update(2)
+    assert stderr.getvalue() == ""
+
+
+def test_a_table_keeps_its_columns_under_their_heads():
+    text = table(("size", "parameters"), [("7B", "6,738,415,616"), ("tiny", 12)])
+    assert text.splitlines() == [
+        "size     parameters",
+        "----  -------------",
+        "7B    6,738,415,616",
+        "tiny             12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (950, "950"), (12_345, "12.3k"), (999_999, "1M"), (6.738e9, "6.74B"), (1e12, "1T")],
+)
+def test_counts_have_three_digits(value: float, text: str):
+    assert human_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (812, "812 B"), (1024, "1.0 KiB"), (1.5 * 2**20, "1.5 MiB"), (2**45, "32.0 TiB")],
+)
+def test_bytes_are_in_binary_units(value: float, text: str):
+    assert human_bytes(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.35, "0.35 s"),
+        (9.96, "10 s"),
+        (42.3, "42 s"),
+        (59.7, "1 min 00 s"),
+        (303, "5 min 03 s"),
+        (12_000, "3 h 20 min"),
+        (21 * 86_400, "21 days"),
+    ],
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str):
+    assert human_duration(seconds) == text
