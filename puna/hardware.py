@@ -390,6 +390,11 @@ def has_package(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
+def has_nvidia_driver() -> bool:
+    """Is an NVIDIA driver here? Nothing is imported to find out; torch may still lack CUDA."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
 def _read(path: Path) -> str:
     """A small system file's text, empty where it is absent or closed to us."""
     try:

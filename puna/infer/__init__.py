@@ -1,0 +1,1 @@
+"""Weights and a prompt -> text for the person who asked."""

@@ -1,0 +1,1 @@
+"""One protocol, two executions: NumPy everywhere, torch where it is installed."""

@@ -1,0 +1,224 @@
+"""The engine on a tiny random model: what a user of generate sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_model import random_arrays, tiny_config, write_run, write_tokenizer
+
+from puna import hardware
+from puna.errors import CheckpointError, ConfigError, MachineError, TokenizerError, UsageError
+from puna.infer import generation
+from puna.infer.backends.base import Chunk
+from puna.infer.engine import choose_backend, load_engine
+from puna.infer.sampler import SamplingParams
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_run):
+    return load_engine(tiny_run, "numpy")
+
+
+class Scripted:
+    """A backend that wants to say given ids and then EOS, whatever it is told."""
+
+    name, vocabulary_size = "scripted", 320
+
+    def __init__(self, ids):
+        self.ids = list(ids)
+        self.rows_read: list[int] = []
+
+    def past(self, capacity):
+        self.capacity = capacity
+        return self
+
+    length = 0
+
+    def step(self, chunks):
+        (chunk,) = chunks
+        self.rows_read.append(len(chunk.ids))
+        self.length += len(chunk.ids)
+        logits = np.zeros((chunk.wanted_rows, 320), dtype=np.float32)
+        if chunk.wanted_rows:
+            logits[:, self.ids.pop(0) if self.ids else 2] = 9
+        return logits
+
+    def score(self, inputs, targets):
+        raise NotImplementedError
+
+
+def say(engine, text_or_ids, prompt="The", **params):
+    """A finished generation of a model that wants to say this text."""
+    ids = text_or_ids
+    if isinstance(ids, str):
+        whole = engine.tokenizer.encode(prompt + text_or_ids)
+        ids = whole[len(engine.tokenizer.encode(prompt)) :]
+    talker = replace(engine, backend=Scripted(ids))
+    run = talker.generate(prompt, replace(GREEDY, **params))
+    return list(run), run.result, talker.backend
+
+
+def test_greedy_text_equals_a_plain_loop_over_whole_prompts(engine):
+    ids = engine.tokenizer.encode("The llama", bos=True)
+    start = len(ids)
+    for _ in range(20):
+        logits = engine.backend.step([Chunk(engine.backend.past(len(ids)), np.array(ids))])
+        ids.append(int(logits[-1].argmax()))
+    wanted = engine.tokenizer.decode(ids).removeprefix("The llama")
+    run = engine.generate("The llama", GREEDY)
+    assert "".join(run) == wanted
+    assert run.result.text == wanted
+    assert (run.result.prompt_tokens, run.result.generated_tokens) == (start, 20)
+
+
+def test_the_same_seed_gives_the_same_text_and_an_unset_one_is_reported(engine):
+    def text(seed):
+        run = engine.generate("The", SamplingParams(max_tokens=30, seed=seed, temperature=1.5))
+        return "".join(run), run.result.seed
+
+    assert text(5) == text(5)
+    assert text(5)[0] != text(6)[0]
+    drawn, seed = text(None)
+    assert text(seed)[0] == drawn
+
+
+def test_long_prompts_are_read_in_pieces_to_the_same_text(engine, monkeypatch):
+    wanted = list(engine.generate("The llama lives on the high", GREEDY))
+    monkeypatch.setattr(generation, "PREFILL_ROWS", 4)
+    assert list(engine.generate("The llama lives on the high", GREEDY)) == wanted
+    _, result, backend = say(engine, "x", prompt="The llama lives on", max_tokens=1)
+    assert set(backend.rows_read[:-1]) == {4}
+    assert sum(backend.rows_read) == result.prompt_tokens
+
+
+def test_the_first_piece_keeps_the_space_before_it(engine):
+    pieces, _, _ = say(engine, " llama lives")
+    assert "".join(pieces) == " llama lives"
+
+
+def test_pieces_never_split_a_character(engine):
+    ids = engine.tokenizer.encode("The 高🐦")[len(engine.tokenizer.encode("The")) :]
+    pieces, _, _ = say(engine, ids)
+    assert "".join(pieces) == " 高🐦"
+    assert "\ufffd" not in "".join(pieces)
+    cut, result, _ = say(engine, ids, max_tokens=len(ids) - 1)
+    assert "".join(cut) == " 高\ufffd\ufffd\ufffd"  # the cut character shows, it is not dropped
+    assert result.finish_reason == "length"
+
+
+def test_generation_ends_at_eos_which_is_counted_and_not_shown(engine):
+    ids = [*engine.tokenizer.encode("ab"), engine.tokenizer.eos_id, 5]
+    pieces, result, _ = say(engine, ids)
+    assert result.ended_by == "eos"
+    assert result.finish_reason == "stop"
+    assert result.generated_tokens == len(ids) - 1
+    assert "".join(pieces) == " ab"
+
+
+def test_generation_ends_before_a_stop_string(engine):
+    pieces, result, _ = say(engine, " llama lives on the", stop=("lives",), max_tokens=40)
+    assert "".join(pieces) == " llama "
+    assert (result.ended_by, result.finish_reason) == ("stop string", "stop")
+
+
+def test_generation_says_that_it_ran_into_the_end_of_the_context(engine):
+    prompt_tokens = len(engine.tokenizer.encode("The", bos=True))
+    run = engine.generate("The", replace(GREEDY, max_tokens=1000))
+    assert list(run)
+    assert (run.result.ended_by, run.result.finish_reason) == ("context end", "length")
+    assert run.result.generated_tokens == 64 - prompt_tokens
+
+
+def test_generation_ends_at_max_tokens_even_where_that_is_the_context_end(engine):
+    prompt_tokens = len(engine.tokenizer.encode("The", bos=True))
+    for count in (3, 64 - prompt_tokens):
+        run = engine.generate("The", replace(GREEDY, max_tokens=count))
+        list(run)
+        assert (run.result.ended_by, run.result.generated_tokens) == ("max tokens", count)
+
+
+def test_the_cache_is_no_larger_than_the_text_can_get(engine):
+    _, result, backend = say(engine, "x" * 30, max_tokens=5)
+    assert backend.capacity == result.prompt_tokens + 5
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(engine):
+    with pytest.raises(UsageError, match=r"prompt has \d+ tokens.* context of 64"):
+        engine.generate("llama " * 100)
+
+
+def test_a_prompt_that_is_not_text_is_refused(engine):
+    with pytest.raises(TokenizerError, match="surrogate"):
+        engine.generate("\ud800")
+
+
+def test_an_empty_prompt_starts_a_document(engine):
+    run = engine.generate("", GREEDY)
+    assert "".join(run)
+    assert run.result.prompt_tokens == 1
+
+
+def test_a_cancelled_generation_keeps_its_text(engine):
+    run = engine.generate("The", GREEDY)
+    first = next(run)
+    run.cancel()
+    assert list(run) == []
+    assert run.result.text == first
+    assert (run.result.ended_by, run.result.finish_reason) == ("cancelled", "cancelled")
+
+
+def test_result_while_running_has_no_ending(engine):
+    run = engine.generate("The", GREEDY)
+    next(run)
+    assert run.result.finish_reason is None
+
+
+def test_rate_counts_the_tokens_after_the_first(engine):
+    run = engine.generate("The", GREEDY)
+    list(run)
+    assert run.result.tokens_per_second == 19 / run.result.decode_seconds
+    one = engine.generate("The", replace(GREEDY, max_tokens=1))
+    list(one)
+    assert one.result.tokens_per_second == 0
+
+
+def test_a_padded_vocabulary_never_gives_an_id_without_a_piece(engine):
+    config = tiny_config(400)
+    arrays = random_arrays(config)
+    arrays["output.weight"][320:] *= 100
+    from puna.infer.backends.numpy_backend import NumpyBackend
+
+    padded = replace(engine, config=config, backend=NumpyBackend(config, arrays))
+    assert "".join(padded.generate("The", GREEDY))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(engine, tmp_path):
+    tokenizer = write_tokenizer(tmp_path / "tokenizer", 320)
+    config = tiny_config(300)
+    run = write_run(tmp_path / "run", tokenizer, config, random_arrays(config))
+    with pytest.raises(CheckpointError, match="320 pieces, the model knows 300"):
+        load_engine(run, "numpy")
+
+
+def test_engine_names_its_checkpoint_and_backend(engine, tiny_run):
+    assert engine.choice == "engine: NumPy twin (asked for)"
+    assert (engine.checkpoint, engine.step) == (tiny_run / "checkpoints" / "step-000007", 7)
+
+
+def test_backend_choice_gives_its_reason(monkeypatch):
+    monkeypatch.setattr(hardware, "has_package", lambda name: False)
+    assert choose_backend("auto", batched=True) == ("numpy", "torch is not installed")
+    with pytest.raises(MachineError, match="torch, which is not installed"):
+        choose_backend("torch", batched=False)
+    monkeypatch.setattr(hardware, "has_package", lambda name: True)
+    monkeypatch.setattr(hardware, "has_nvidia_driver", lambda: False)
+    assert choose_backend("auto", batched=True)[0] == "torch"
+    assert choose_backend("auto", batched=False)[0] == "numpy"
+    monkeypatch.setattr(hardware, "has_nvidia_driver", lambda: True)
+    assert choose_backend("auto", batched=False)[0] == "torch"
+    with pytest.raises(ConfigError, match="no backend 'nunpy'"):
+        choose_backend("nunpy", batched=False)
