@@ -128,7 +128,7 @@ def _training(versions: dict[str, str | None], record: dict[str, Any]) -> list[F
     precision = hardware.choose_precision(device.kind)
     record["device"] = dataclasses.asdict(device)
     record["precision"] = dataclasses.asdict(precision)
-    idle_gpu = device.kind == "cpu" and shutil.which("nvidia-smi") is not None
+    idle_gpu = device.kind == "cpu" and hardware.has_nvidia_driver()
     findings = [
         Finding("torch", versions["torch"]),
         Finding(
