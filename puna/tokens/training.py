@@ -85,6 +85,13 @@ class TokenizerConfig:
             )
 
 
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """A recipe that only trains a tokenizer: `--set tokenizer.split_digits=false`."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+
+
 def train_tokenizer(
     texts: Iterable[str], out: Path, config: TokenizerConfig, console: Console
 ) -> Tokenizer:
@@ -99,6 +106,7 @@ def train_tokenizer(
     if (out / MANIFEST_NAME).exists() or (out / FILE_NAME).exists():
         return _reuse(texts, out, config, console)
     began = time.monotonic()
+    _make_folder(out)
     lines = _TrainingLines(texts)
     content = _run_trainer(lines, config, console)
     tokenizer = Tokenizer(content, out / FILE_NAME)
@@ -116,7 +124,7 @@ def train_tokenizer(
         schema.write_atomic(out / FILE_NAME, content)
         schema.write_json(out / MANIFEST_NAME, KIND, record)
     except OSError as error:
-        raise TokenizerError(f"the tokenizer cannot be written to {out}: {error}") from None
+        raise _cannot_write(out, error) from None
     console.say(
         f"tokenizer: {tokenizer.vocabulary_size:,} pieces from {lines.texts.documents:,} documents "
         f"({human_bytes(lines.texts.bytes)}) in {human_duration(seconds)}, "
@@ -204,6 +212,21 @@ class _TrainingLines:
         if is_due and self._sampled < _SAMPLE_CHARACTERS:
             self.sample.append(document[:_SAMPLE_CHARACTERS_PER_DOCUMENT])
             self._sampled += len(self.sample[-1])
+
+
+def _make_folder(out: Path) -> None:
+    """Make `out` before the work, since it is the likeliest thing to be wrong."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def _cannot_write(out: Path, error: OSError) -> TokenizerError:
+    return TokenizerError(
+        f"a tokenizer cannot be written to {out}: {error.strerror}",
+        hint="give --out a folder that you may write to, on a disk with room",
+    )
 
 
 def _run_trainer(lines: _TrainingLines, config: TokenizerConfig, console: Console) -> bytes:
