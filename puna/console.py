@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 class ProgressBar(Protocol):
@@ -56,6 +59,11 @@ class Console:
         """Data for stdout: text that a pipe may read."""
         print(text, file=self.stdout, end=end, flush=True)
 
+    def write_piece(self, text: str) -> None:
+        """A piece of what a model says (stdout), as it is; on a terminal, made harmless."""
+        is_terminal = bool(getattr(self.stdout, "isatty", lambda: False)())
+        self.write(harmless(text) if is_terminal else text, end="")
+
     def result(self, record: dict[str, Any], text: str) -> None:
         """The outcome of a verb: `record` as one JSON line with `--json`, else `text`."""
         self.write(json.dumps(record, ensure_ascii=False) if self.json_output else text)
@@ -94,6 +102,11 @@ class Console:
 def silent() -> Console:
     """A console that keeps talk back: for library use and tests."""
     return Console(quiet=True)
+
+
+def harmless(text: str) -> str:
+    """`text` with control characters, which could move a cursor or set a colour, as escapes."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

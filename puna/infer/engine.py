@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from puna.config import nearest
 from puna.errors import CheckpointError, ConfigError, missing_package
 from puna.infer.backends.base import Backend
 from puna.infer.generation import Generation
-from puna.infer.sampler import SamplingParams
+from puna.infer.sampling_params import SamplingParams
 from puna.model.sizes import ModelConfig
 from puna.tokens.tokenizer import Tokenizer
 from puna.weights.checkpoint import StoredModel, Which, read_model
@@ -42,11 +43,13 @@ class Engine:
                 hint="use the tokenizer that the model was trained with",
             )
 
-    def generate(self, prompt: str, params: SamplingParams | None = None) -> Generation:
+    def generate(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+    ) -> Generation:
         """An iterator over the continuation's pieces of text; the prompt is not repeated.
 
-        Raises UsageError when the prompt leaves no room in the context, TokenizerError when it
-        cannot be encoded.
+        A text is encoded and begins with BOS; ids are taken as they are. Raises UsageError when the
+        prompt leaves no room in the context, TokenizerError when it cannot be encoded.
         """
         return Generation(self, prompt, params or SamplingParams())
 

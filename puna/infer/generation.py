@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from puna.errors import UsageError
 from puna.infer.backends.base import Chunk, IdArray, Past
-from puna.infer.sampler import SamplingParams, next_token
+from puna.infer.sampler import next_token
+from puna.infer.sampling_params import SamplingParams
 from puna.infer.stop import StopStrings
 
 if TYPE_CHECKING:
@@ -64,10 +65,12 @@ class Generation(Iterator[str]):
     cannot be encoded.
     """
 
-    def __init__(self, engine: Engine, prompt: str, params: SamplingParams) -> None:
+    def __init__(self, engine: Engine, prompt: str | Sequence[int], params: SamplingParams) -> None:
         self._engine = engine
         self._params = params
-        self._prompt_ids = engine.tokenizer.encode(prompt, bos=True)
+        if isinstance(prompt, str):
+            prompt = engine.tokenizer.encode(prompt, bos=True)
+        self._prompt_ids = list(prompt)
         self._room = engine.config.context_length - len(self._prompt_ids)
         if self._room < 1:
             raise UsageError(

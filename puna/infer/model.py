@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from puna.infer.engine import BackendName, Engine, load_engine
 from puna.infer.generation import Generation
-from puna.infer.sampler import SamplingParams
+from puna.infer.sampling_params import SamplingParams
 from puna.model.sizes import ModelConfig
 from puna.tokens.tokenizer import Tokenizer
 from puna.weights.checkpoint import Which

@@ -13,7 +13,7 @@ from puna.errors import CheckpointError, ConfigError, MachineError, TokenizerErr
 from puna.infer import generation
 from puna.infer.backends.base import Chunk
 from puna.infer.engine import choose_backend, load_engine
-from puna.infer.sampler import SamplingParams
+from puna.infer.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from puna.errors import CheckpointError, ConfigError
 from puna.infer.sampler import (
-    SamplingParams,
     draw,
     keep_min_p,
     keep_top_k,
@@ -18,6 +17,7 @@ from puna.infer.sampler import (
     penalise,
     softmax,
 )
+from puna.infer.sampling_params import SamplingParams
 
 PROBABILITY_TOLERANCE = 1e-6  # transformers works in float32, the sampler in float64
 

@@ -1,0 +1,100 @@
+"""`puna generate`: continue a prompt, the text as it comes on stdout, the talk on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+from puna.commands.model_arguments import add_model, add_sampling, sampling_params
+from puna.console import Console, human_duration
+from puna.errors import UsageError
+
+if TYPE_CHECKING:
+    from puna.infer.engine import Engine
+    from puna.infer.generation import GenerationResult
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `puna generate`."""
+    parser.description = (
+        "Continue a prompt. The continuation goes to stdout as it is made, without the prompt;\n"
+        "why it ended, the rate and the seed go to stderr."
+    )
+    parser.epilog = """examples:
+  puna generate demo/run --prompt "The state of the Union is"
+  puna generate demo/run --prompt "Fellow citizens" --max-tokens 40 --seed 1
+  puna generate demo/run --temperature 0 < prompt.txt    the likeliest tokens, prompt from stdin"""
+    add_model(parser)
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="text to continue; without it, stdin less its last line end",
+    )
+    add_sampling(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Generate one text. Raises UsageError for a prompt that is missing or too long."""
+    params = sampling_params(arguments)
+    prompt = read_stdin() if arguments.prompt is None else arguments.prompt
+    from puna.infer.engine import load_engine
+
+    engine = load_engine(arguments.model, arguments.backend, which=arguments.which)
+    console.say(engine.choice)
+    generation = engine.generate(prompt, params)
+    try:
+        for piece in generation:
+            if not console.json_output:
+                console.write_piece(piece)
+    finally:
+        if not console.json_output:
+            console.write("")  # ends the line, also after Ctrl-C
+    result = generation.result
+    if console.json_output:
+        console.result(result_record(prompt, result), "")
+    console.say(summary(result, engine))
+    return 0
+
+
+def read_stdin() -> str:
+    """The prompt on stdin without its last line end. Raises UsageError at a terminal."""
+    if sys.stdin.isatty():
+        raise UsageError(
+            "puna generate wants a prompt, found none",
+            hint='--prompt "some text", or text on stdin; --prompt "" starts from nothing',
+        )
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the prompt on stdin should be UTF-8 text: {error}") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def result_record(prompt: str, result: GenerationResult) -> dict[str, Any]:
+    """The outcome as plain values for --json."""
+    return {
+        "prompt": prompt,
+        **dataclasses.asdict(result),
+        "finish_reason": result.finish_reason,
+        "tokens_per_second": result.tokens_per_second,
+    }
+
+
+def summary(result: GenerationResult, engine: Engine) -> str:
+    """One line for people: how many tokens, how fast, why it ended, which seed."""
+    endings = {
+        "eos": "the model ended the text",
+        "stop string": "a stop text was reached",
+        "max tokens": "--max-tokens was reached",
+        "context end": f"the model's context of {engine.config.context_length} tokens is full",
+        "cancelled": "stopped",
+    }
+    seconds = human_duration(result.prefill_seconds + result.decode_seconds)
+    parts = [f"{result.generated_tokens} tokens in {seconds}"]
+    if result.tokens_per_second:
+        parts[0] += f", {result.tokens_per_second:.0f} tokens/s"
+    if result.ended_by is not None:
+        parts.append(endings[result.ended_by])
+    return "; ".join([*parts, f"seed {result.seed}"])

@@ -1,0 +1,66 @@
+"""Arguments that the verbs with a model share: which one, on which backend, how to sample."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from puna.infer.sampling_params import SamplingParams
+
+DEFAULTS = SamplingParams()
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --which and --backend."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "--which",
+        choices=("latest", "best"),
+        default="latest",
+        help="checkpoint of a run folder: the last, or the one of lowest validation loss",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "torch", "numpy"),
+        default="auto",
+        help="what runs the model; auto says what it takes, and why",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, max_tokens: int = DEFAULTS.max_tokens) -> None:
+    """One option for each field of SamplingParams."""
+    group = parser.add_argument_group("sampling")
+    for name, default, help_text in (
+        ("max-tokens", max_tokens, "tokens to generate at most"),
+        ("temperature", DEFAULTS.temperature, "0 takes the likeliest token each time"),
+        ("top-k", DEFAULTS.top_k, "draw from the K likeliest tokens; 0 is off"),
+        ("top-p", DEFAULTS.top_p, "draw from the likeliest tokens that sum to P; 1 is off"),
+        ("min-p", DEFAULTS.min_p, "drop tokens below P times the likeliest; 0 is off"),
+        ("repetition-penalty", DEFAULTS.repetition_penalty, "above 1: repeat less; 1 is off"),
+    ):
+        metavar = "N" if isinstance(default, int) else "X"
+        group.add_argument(
+            f"--{name}", type=type(default), default=default, metavar=metavar, help=help_text
+        )
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given several times",
+    )
+
+
+def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
+    """The options as SamplingParams. Raises ConfigError for a value out of range."""
+    return SamplingParams(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+        stop=tuple(arguments.stop),
+    )
