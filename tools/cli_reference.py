@@ -6,6 +6,7 @@ Rendered from the parsers, not from their help text, which each Python version l
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def page() -> str:
         parts.append(f"## {group}\n")
         for verb in verbs:
             parts += [section(parser, summary) for parser, summary in parsers(build_parser(verb))]
-    return "\n".join(parts)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts))
 
 
 def parsers(
@@ -60,10 +61,20 @@ def section(parser: argparse.ArgumentParser, summary: str) -> str:
     lines = [f"### {parser.prog}\n", (parser.description or summary).strip() + "\n"]
     lines += [argument(action) for action in parser._actions if shown(action)]
     if parser.epilog:
-        title, _, examples = parser.epilog.strip().partition("\n")
-        body = "\n".join(line.strip() for line in examples.splitlines())
-        lines.append(f"\n{title}\n\n```\n{body}\n```")
+        lines += ["", *epilog(parser.epilog)]
     return "\n".join(lines) + "\n"
+
+
+def epilog(text: str) -> Iterator[str]:
+    """Indented lines become code, the others stay prose."""
+    is_code = False
+    for line in text.strip().splitlines():
+        if line.startswith("  ") != is_code:
+            yield "```" if is_code else "\n```"
+            is_code = not is_code
+        yield line.removeprefix("  ")
+    if is_code:
+        yield "```"
 
 
 def shown(action: argparse.Action) -> bool:
