@@ -1,0 +1,94 @@
+"""`puna evaluate`: measure a model on text it has not seen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from puna.commands.model_arguments import add_model
+from puna.console import Console, human_duration, table
+from puna.errors import UsageError
+
+WINDOWS_AT_ONCE = 16
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The sub-verbs of `puna evaluate`."""
+    parser.description = "Measure a model on text it has not seen."
+    parser.epilog = "examples:\n  puna evaluate perplexity demo/run --data demo/corpus"
+    verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
+    perplexity = verbs.add_parser("perplexity", help="bits per byte, beside xz and frequencies")
+    perplexity.description = (
+        "Bits per byte: document by document, BOS first, in disjoint windows of the training\n"
+        "context, every byte counted once. Beside it: xz -9e after the training text and alone,\n"
+        "and token frequencies. On a corpus, the held-out part is measured, and a run folder\n"
+        "gets the record as evaluation.json."
+    )
+    perplexity.epilog = """examples:
+  puna evaluate perplexity demo/run --data demo/corpus
+  puna evaluate perplexity demo/run --data letters.txt --no-baselines
+  puna evaluate perplexity demo/run --data demo/corpus --which best --documents"""
+    add_model(perplexity)
+    perplexity.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="CORPUS|FILE|FOLDER",
+        help="a corpus, of which the held-out part, or text of your own",
+    )
+    perplexity.add_argument(
+        "--batch", type=int, default=WINDOWS_AT_ONCE, metavar="N", help="windows scored at once"
+    )
+    perplexity.add_argument(
+        "--no-baselines", action="store_true", help="only the model, without xz and frequencies"
+    )
+    perplexity.add_argument("--documents", action="store_true", help="a line for each document")
+    perplexity.add_argument("--out", type=Path, metavar="FILE", help="write the record here too")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Evaluate, print, and keep the record. Raises DataError, CheckpointError or UsageError."""
+    if arguments.batch < 1:
+        raise UsageError(f"--batch must be at least 1, got {arguments.batch}")
+    from puna.evaluate import heldout
+    from puna.infer.engine import load_engine
+
+    text = heldout.open_text(arguments.data)
+    kept = arguments.model / heldout.FILE_NAME
+    is_kept = text.corpus is not None and (arguments.model / "checkpoints").is_dir()
+    previous = heldout.read_previous(kept) if is_kept else None
+    engine = load_engine(arguments.model, arguments.backend, which=arguments.which, batched=True)
+    console.say(engine.choice)
+    baselines = heldout.known_baselines(previous, engine, text)
+    if baselines is not None:
+        console.say("baselines: those computed before for this corpus and tokenizer")
+    elif not arguments.no_baselines:
+        baselines = heldout.compute_baselines(engine, text, console)
+    record = heldout.evaluate(engine, text, console, batch=arguments.batch, baselines=baselines)
+    for path in ([kept] if is_kept else []) + ([arguments.out] if arguments.out else []):
+        heldout.write_evaluation(path, record)
+        console.say(f"wrote {path}")
+    console.result(record, shown(record, with_documents=arguments.documents))
+    return 0
+
+
+def shown(record: dict[str, Any], *, with_documents: bool) -> str:
+    """The record as tables for people."""
+    model = f"{record['checkpoint']}, context {record['context_length']}"
+    rows = [[model, f"{record['bits_per_byte']:.3f}"]]
+    rows += [[name, f"{value:.3f}"] for name, value in record["baselines"].items()]
+    parts = [
+        f"{record['data']}: {record['documents']:,} documents, {record['bytes']:,} bytes, "
+        f"{record['tokens']:,} tokens, scored in {human_duration(record['seconds'])}",
+        table(["", "bits per byte"], rows),
+        f"per token: {record['nats_per_token']:.3f} nats, "
+        f"perplexity {record['perplexity_per_token']:.4g}",
+    ]
+    if with_documents:
+        lines = [
+            [one["id"], f"{one['bytes']:,}", f"{one['tokens']:,}", f"{one['bits_per_byte']:.3f}"]
+            for one in record["per_document"]
+        ]
+        parts.append(table(["document", "bytes", "tokens", "bits per byte"], lines))
+    return "\n\n".join(parts)
