@@ -101,21 +101,18 @@ class Chat:
 
     def talk(self, next_line: Callable[[], str | None]) -> None:
         """Take lines until there are none, or one says /quit."""
-        while (line := next_line()) is not None:
+        while (line := next_line()) is not None and line.strip() != "/quit":
             try:
                 if line.startswith("/"):
-                    if not self.obey(line):
-                        return
+                    self.obey(line)
                 else:
                     self.reply(line)
             except PunaError as error:  # a wrong setting or character ends a turn, not the talk
                 self.console.warn(str(error))
 
-    def obey(self, line: str) -> bool:
-        """Do a /command; False when it says to leave. Raises UsageError for an unknown one."""
+    def obey(self, line: str) -> None:
+        """Do a /command other than /quit. Raises UsageError for an unknown one."""
         name, *words = line.split()
-        if name == "/quit":
-            return False
         if name == "/help":
             self.console.say(HELP)
         elif name == "/reset":
@@ -126,7 +123,6 @@ class Chat:
         else:
             commands = ["/help", "/reset", "/set", "/quit"]
             raise UsageError(f"there is no command {name}", hint=nearest(name, commands))
-        return True
 
     def set(self, words: list[str]) -> None:
         """Change a setting, or show them all. Raises ConfigError for a wrong name or value."""

@@ -65,6 +65,23 @@ def test_backends_agree_on_logits_and_scores(shape):
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_torch_on_cuda_agrees_with_the_twin(shape):
+    from puna.infer.backends.torch_backend import TorchBackend
+
+    config = tiny_config(97, **SHAPES[shape])
+    fast = TorchBackend(config, random_arrays(config), device="cuda")
+    twin = make("numpy", SHAPES[shape])
+    for ids in prompts():
+        for sizes in ((), (1, 3)):
+            np.testing.assert_allclose(
+                all_logits(fast, ids, sizes), all_logits(twin, ids), atol=LOGIT_TOLERANCE, rtol=0
+            )
+    ids = prompts()[2][None]
+    np.testing.assert_allclose(fast.score(ids, ids), twin.score(ids, ids), atol=SCORE_TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 @pytest.mark.parametrize("sizes", [(1,) * 63, (5, 11, 1, 30), (63,)])
 def test_chunked_prefill_equals_one_shot(name, sizes):
