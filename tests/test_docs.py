@@ -27,7 +27,8 @@ BLOCK = re.compile(r"^(?P<above>[^\n]*)\n```(?P<language>\w*)\n(?P<body>.*?)^```
 # What makes the demo's recipe small enough for a test; everything else stays as it is written.
 SMALL_TRAINING = (
     "--set model.dim=32 --set model.heads=2 --set model.layers=2 --set model.context_length=64 "
-    "--set train.steps=6 --set train.batch_tokens=256 --set train.validate_every=3 "
+    "--set train.steps=6 --set train.warmup_steps=2 --set train.batch_tokens=256 "
+    "--set train.validate_every=3 --set tokenizer.vocabulary_size=320 "
     "--set train.checkpoint_every=3 --set train.sample_every=3 --set train.sample_tokens=8"
 )
 SMALL_VOCABULARY = "--vocabulary-size 320"

@@ -19,7 +19,7 @@ Written by `make docs` from the verbs themselves; do not edit.
 
 `puna VERB --help` prints the same in the terminal. Talk and progress go to stderr, data to stdout.
 Every verb takes `--json` (print JSON on stdout) and `--quiet` (no talk and no progress bars).
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 EVERYWHERE = {"help", "json", "quiet"}
 

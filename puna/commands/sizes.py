@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def costs(name: str, config: ModelConfig) -> dict[str, Any]:
     """The numbers of one size: shape, bytes and FLOPs, all exact."""
-    fp32 = count.weight_bytes(config, FP32_BYTES)
+    context = config.context_length
     return {
         "name": name,
         "parameters": count.parameters(config),
@@ -48,21 +48,22 @@ def costs(name: str, config: ModelConfig) -> dict[str, Any]:
         "layers": config.layers,
         "ffn_dim": config.ffn_dim,
         "vocabulary_size": config.vocabulary_size,
-        "context_length": config.context_length,
-        "weight_bytes_bf16": count.weight_bytes(config, BF16_BYTES),
-        "weight_bytes_fp32": fp32,
-        "training_bytes": 2 * fp32 + count.optimizer_bytes(config),
+        "context_length": context,
+        "weight_bytes_bf16": int(count.weight_bytes(config, BF16_BYTES)),
+        "weight_bytes_fp32": int(count.weight_bytes(config, FP32_BYTES)),
+        "training_bytes": count.optimizer_bytes(config),
         "kv_bytes_per_token": count.kv_cache_bytes(config, 1, 1, BF16_BYTES),
-        "forward_flops_per_token": count.forward_flops_per_token(config, config.context_length),
-        "training_flops_per_token": count.training_flops_per_token(config, config.context_length),
+        "forward_flops_per_token": int(count.forward_flops_per_token(config, context)),
+        "training_flops_per_token": int(count.training_flops_per_token(config, context)),
     }
 
 
 def activations(config: ModelConfig) -> dict[str, int]:
     """Bytes kept for the backward pass of one full context, by checkpointing policy."""
+    policies: tuple[count.Checkpointing, ...] = ("none", "selective", "full")
     return {
         policy: count.activation_bytes(config, 1, config.context_length, policy)
-        for policy in ("none", "selective", "full")
+        for policy in policies
     }
 
 
