@@ -107,9 +107,7 @@ class ShardSet:
         self._dtype = _DTYPES[record["dtype"]]
         self._shard_tokens: int = record["shard_tokens"]
         self._shards = [
-            _map(folder / name, self._dtype)
-            for name in sorted(self.files)
-            if name != DOCUMENTS_NAME
+            _map(folder / name, self._dtype) for name in self.files if name != DOCUMENTS_NAME
         ]
         self._begins = _map(folder / DOCUMENTS_NAME, _OFFSET)
 
@@ -242,10 +240,12 @@ def _write_files(
     """Write shards and document offsets; returns the manifest's record."""
     dtype = _dtype(tokenizer)
     texts = TextFingerprint()
-    writer = _ShardWriter(folder, config.shard_bytes // dtype.itemsize, dtype)
-    begins = _HashedFile(folder / DOCUMENTS_NAME)
-    begins.write(np.zeros(1, _OFFSET))
-    with console.progress(None, "tokenise", "B") as bar:
+    with (
+        _ShardWriter(folder, config.shard_bytes // dtype.itemsize, dtype) as writer,
+        _HashedFile(folder / DOCUMENTS_NAME) as begins,
+        console.progress(None, "tokenise", "B") as bar,
+    ):
+        begins.write(np.zeros(1, _OFFSET))
         for batch in _batches(documents):
             before = texts.bytes
             for name, text in batch:
@@ -255,6 +255,7 @@ def _write_files(
             begins.write(ends.astype(_OFFSET))
             writer.write(np.concatenate(encoded))
             bar.update(texts.bytes - before)
+        files = {**writer.finish(), DOCUMENTS_NAME: begins.finish()}
     if not texts.documents:
         raise DataError("there are no documents to make token shards from")
     return {
@@ -267,7 +268,7 @@ def _write_files(
         "dtype": dtype.name,
         "shard_tokens": writer.shard_tokens,
         "config": to_table(config),
-        "files": {**writer.close(), DOCUMENTS_NAME: begins.close()},
+        "files": files,
     }
 
 
@@ -285,7 +286,7 @@ def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, s
 
 
 class _HashedFile:
-    """A file that knows its size and SHA-256 when it is closed."""
+    """A file that knows its size and SHA-256 when it is finished."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
@@ -298,12 +299,18 @@ class _HashedFile:
         self._digest.update(content)
         self._bytes += len(content)
 
-    def close(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Flush to the disk; returns the file's line of the manifest."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+    def __enter__(self) -> _HashedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 class _ShardWriter:
@@ -319,28 +326,31 @@ class _ShardWriter:
 
     def write(self, ids: NDArray[Any]) -> None:
         while len(ids):
-            if self._file is None:
-                self._file = _HashedFile(self._folder / self._name)
             room = self.shard_tokens - self.tokens % self.shard_tokens
+            if room == self.shard_tokens:
+                self._begin_file()
             part, ids = ids[:room], ids[room:]
+            assert self._file is not None
             self._file.write(part.astype(self._dtype))
-            if len(part) == room:
-                self._finish()
             self.tokens += len(part)
 
-    def close(self) -> dict[str, dict[str, Any]]:
+    def finish(self) -> dict[str, dict[str, Any]]:
         """Finish the last file; returns every file's line of the manifest."""
-        self._finish()
+        if self._file is not None:
+            self._files[f"tokens-{len(self._files):05d}.bin"] = self._file.finish()
+            self._file = None
         return self._files
 
-    @property
-    def _name(self) -> str:
-        return f"tokens-{self.tokens // self.shard_tokens:05d}.bin"
+    def _begin_file(self) -> None:
+        self.finish()
+        self._file = _HashedFile(self._folder / f"tokens-{len(self._files):05d}.bin")
 
-    def _finish(self) -> None:
+    def __enter__(self) -> _ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._files[self._name] = self._file.close()
-            self._file = None
+            self._file.__exit__()
 
 
 def _counts_agree(record: dict[str, Any]) -> bool:
