@@ -1,1 +1,1 @@
-"""The mathematics in one sitting (paper 2.2): weights -> logits. Importing this never imports torch."""
+"""The mathematics in one sitting (paper 2.2): weights -> logits. Importing it imports no torch."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 from puna.model.flash import causal_attention
 from puna.model.rotary import rotate
 from puna.model.sizes import ModelConfig
+from puna.model.swiglu import side_by_side
 
 
 class KvCache:
@@ -53,10 +54,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
     ) -> Tensor:
-        """[batch, time, dim] -> [batch, time, dim]; q, k and v are one matrix product."""
-        weight = torch.cat((self.wq.weight, self.wk.weight, self.wv.weight))
-        heads = functional.linear(x, weight).unflatten(-1, (-1, self.head_dim))
-        query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        """[batch, time, dim] -> the same; with `past`, after that layer of the cache."""
+        query, key, value = (
+            rows.view(*rows.shape[:-1], -1, self.head_dim)
+            for rows in side_by_side(x, self.wq, self.wk, self.wv)
+        )
         query = rotate(query, cosines, sines).transpose(1, 2)  # batch heads time head_dim
         key = rotate(key, cosines, sines).transpose(1, 2)
         value = value.transpose(1, 2)

@@ -13,10 +13,10 @@ Parameters carry Meta's names, so a state dict is the release's state dict.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from puna.errors import UsageError
 from puna.model.attention import Attention, KvCache
@@ -48,6 +48,9 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """Token ids -> logits. Parameter counts equal the paper's for its four sizes."""
 
+    rotary_cosines: Tensor
+    rotary_sines: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -61,8 +64,16 @@ class Llama(nn.Module):
         self.register_buffer("rotary_cosines", cosines, persistent=False)
         self.register_buffer("rotary_sines", sines, persistent=False)
 
-    def hidden(self, ids: Tensor, cache: KvCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KvCache | None = None,
+        blocks: Iterable[nn.Module] | None = None,
+    ) -> Tensor:
         """The final normalised states [batch, time, dim] for `ids` [batch, time].
+
+        `blocks` stands for the layers where training runs them its own way (checkpointed,
+        compiled).
 
         With a cache, positions continue after `cache.length` and the keys and values are
         appended. Raises UsageError when they would pass the context length.
@@ -75,9 +86,9 @@ class Llama(nn.Module):
                 f"{self.config.context_length} tokens"
             )
         cosines, sines = self.rotary_cosines[start:end], self.rotary_sines[start:end]
-        x = self.tok_embeddings(ids)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, cosines, sines, None if cache is None else (cache, index))
+        x: Tensor = self.tok_embeddings(ids)
+        for index, block in enumerate(self.layers if blocks is None else blocks):
+            x = block(x, cosines, sines, None if cache is None else (cache, index))
         if cache is not None:
             cache.length = end
         out: Tensor = self.norm(x)
@@ -102,10 +113,3 @@ class Llama(nn.Module):
             else:
                 deviation = residual if name.endswith(("wo.weight", "w2.weight")) else 0.02
                 parameter.normal_(0.0, deviation, generator=generator)
-
-
-def logits_to_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy in nats of `logits` [..., vocabulary]; targets of -100 do not count."""
-    return functional.cross_entropy(
-        logits.float().flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum"
-    )

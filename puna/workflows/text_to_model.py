@@ -1,0 +1,155 @@
+"""A folder of text becomes a trained model: corpus, tokenizer, shards, weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from puna.console import Console
+from puna.data.corpus import Corpus, build_corpus
+from puna.data.sources.own import OwnText
+from puna.data.split import SPLITS
+from puna.errors import DataError
+from puna.infer.backends.torch_backend import TorchBackend
+from puna.infer.engine import Engine
+from puna.infer.sampling_params import SamplingParams
+from puna.model.llama import Llama
+from puna.tokens.shards import ShardSet, write_shards
+from puna.tokens.tokenizer import FILE_NAME, Tokenizer
+from puna.tokens.training import train_tokenizer
+from puna.train import state
+from puna.train.pretrain import Inputs, Outcome, SampleText, pretrain
+from puna.train.settings import RunConfig
+from puna.workflows.recipe import Recipe
+
+# Beyond four epochs repeated text teaches little (Muennighoff et al. 2023, arXiv 2305.16264).
+EPOCHS_WORTH_REPEATING = 4
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text that a user gave: where it lies and what is known of it."""
+
+    paths: Sequence[Path]
+    source: str | None = None
+    licence: str | None = None
+    skip_bad: bool = False
+
+
+def train_on_text(
+    recipe: Recipe, text: Text, out: Path, console: Console, command: str | None = None
+) -> Outcome:
+    """Documents, tokenizer, shards and weights from text, all in the run folder `out`.
+
+    What is done already is reused. Raises DataError, TokenizerError, CheckpointError or
+    TrainingError with what to do.
+    """
+    console.heading("documents")
+    found = OwnText(text.paths, source=text.source, licence=text.licence, skip_bad=text.skip_bad)
+    corpus = build_corpus(found, out / "corpus", recipe.corpus, console)
+    console.heading("tokenizer")
+    texts = (document.text for document in corpus.train())
+    tokenizer = train_tokenizer(texts, out / "tokenizer", recipe.tokenizer, console)
+    console.heading("token shards")
+    for split in SPLITS:
+        pairs = ((document.id, document.text) for document in corpus.documents(split))
+        write_shards(pairs, tokenizer, out / "shards" / split, recipe.shards, console)
+    console.heading("training")
+    shards = open_shards(out / "shards", tokenizer)
+    return train_on_shards(recipe, shards, out, console, corpus=corpus, command=command)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Token shards of both splits with the tokenizer that made them."""
+
+    train: ShardSet
+    heldout: ShardSet | None
+    tokenizer: Tokenizer
+
+
+def open_shards(folder: Path, tokenizer: Tokenizer | None = None) -> Shards:
+    """The shards that `puna data build` wrote to `folder`. Raises DataError when they are not."""
+    if not (folder / "train").is_dir():
+        raise DataError(
+            f"{folder} should hold token shards in train/ and heldout/, found "
+            f"{'another folder' if folder.is_dir() else 'nothing'}",
+            hint="puna data build CORPUS --tokenizer TOKENIZER --out SHARDS makes them",
+        )
+    heldout = ShardSet.open(folder / "heldout") if (folder / "heldout").is_dir() else None
+    known = tokenizer or Tokenizer.load(folder / FILE_NAME)
+    return Shards(ShardSet.open(folder / "train", verify=True), heldout, known)
+
+
+def train_on_shards(
+    recipe: Recipe,
+    shards: Shards,
+    out: Path,
+    console: Console,
+    *,
+    corpus: Corpus | None = None,
+    command: str | None = None,
+) -> Outcome:
+    """Pretrain on token shards in the run folder `out`; the tokenizer sets the vocabulary."""
+    model = replace(recipe.model, vocabulary_size=shards.tokenizer.vocabulary_size)
+    epochs = recipe.train.steps * recipe.train.batch_tokens / shards.train.tokens
+    if epochs > EPOCHS_WORTH_REPEATING:
+        fitting = EPOCHS_WORTH_REPEATING * shards.train.tokens / recipe.train.batch_tokens
+        console.warn(
+            f"the recipe reads this text {epochs:.1f} times; after about 4 the model learns it by "
+            f"heart\n  shorter: --set train.steps={max(1, int(fitting))}"
+        )
+    inputs = Inputs(
+        train=shards.train,
+        heldout=shards.heldout,
+        tokenizer=shards.tokenizer,
+        corpus=_facts(corpus),
+        command=command,
+    )
+    sample = _writer(recipe, shards.tokenizer)
+    return pretrain(RunConfig(model, recipe.train), inputs, out, console, sample)
+
+
+def _facts(corpus: Corpus | None) -> dict[str, Any]:
+    """What the report tells of the corpus."""
+    if corpus is None:
+        return {}
+    documents, text_bytes = corpus.count("train")
+    return {
+        "documents": documents,
+        "text_bytes": text_bytes,
+        "sources": corpus.manifest["sources"],
+        "licences": corpus.manifest["licences"],
+    }
+
+
+def _writer(recipe: Recipe, tokenizer: Tokenizer) -> SampleText:
+    """What writes a sample with the live model: the same words asked each time, same seed."""
+
+    def write(model: Llama) -> str:
+        backend = TorchBackend(
+            model.config, state.model_arrays(model), device=str(model.norm.weight.device.type)
+        )
+        engine = Engine(
+            config=model.config,
+            tokenizer=tokenizer,
+            backend=backend,
+            choice="the model in training",
+            checkpoint=Path(),
+            step=0,
+        )
+        params = SamplingParams(
+            max_tokens=recipe.train.sample_tokens, seed=recipe.train.seed, temperature=0.8
+        )
+        return "".join(engine.generate(recipe.train.sample_prompt, params))
+
+    return write
+
+
+def default_out(recipe: Path, paths: Sequence[Path]) -> Path:
+    """Where a run goes unless told: `runs/RECIPE-FOLDER`, or with the day where there is none."""
+    name = paths[0].resolve().name if paths else time.strftime("%Y-%m-%d")
+    return Path("runs") / f"{recipe.stem}-{name}"
