@@ -68,20 +68,26 @@ def activation_bytes(
 ) -> int:
     """Bytes kept from forward to backward for `batch` sequences, all layers, loss not counted.
 
-    Values per token and layer; the residual stream and the norms' outputs are fp32:
-      full       d                                   the layer's input
-      selective  d + (d + 2·d_kv) + d + d + 2h + d   input; q k v; attention's mix; wo; w1 w3; w2
-      none       + d + d + (d + d_kv) + h + h        norms, rotated q and k, silu, product
+    Values per token and layer; the residual stream and the norms' products are fp32 (wide):
+      full       the layer's input, wide
+      selective  the input, wide; q k v; attention's mix; wo's output; w1's and w3's; w2's
+      none       both sub-layers' inputs and normalised rows, wide; the same rows weighed, q k v,
+                 rotated q and k, the mix, w1's and w3's outputs, silu, product; and once, however
+                 many tokens, the copies of the weights that are multiplied (cast, or joined)
     """
     tokens = batch * (context_length or config.context_length)
     dim, kv_dim, hidden = config.dim, config.kv_head_count * config.head_dim, config.ffn_dim
     wide = dim * 4
+    statistics = 4 * config.heads  # of each row's softmax
     if checkpointing == "full":
         return tokens * config.layers * wide
-    kept = (5 * dim + 2 * kv_dim + 2 * hidden) * bytes_per_value + 4 * config.heads
-    if checkpointing == "none":
-        kept += 2 * wide + (dim + kv_dim + 2 * hidden) * bytes_per_value
-    return tokens * config.layers * (wide + kept)
+    if checkpointing == "selective":
+        kept = wide + (4 * dim + 2 * kv_dim + 2 * hidden) * bytes_per_value + statistics
+        return tokens * config.layers * kept
+    kept = 4 * wide + (5 * dim + 3 * kv_dim + 4 * hidden) * bytes_per_value + statistics
+    joined = dim * (dim + 2 * kv_dim) + 2 * dim * hidden
+    copied = joined if bytes_per_value == 4 else joined + dim * dim + dim * hidden
+    return config.layers * (tokens * kept + copied * bytes_per_value)
 
 
 def kv_cache_bytes(
