@@ -18,3 +18,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config()
     tokenizer = write_tokenizer(folder / "tokenizer", config.vocabulary_size)
     return write_run(folder / "run", tokenizer, config, random_arrays(config))
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token shards of both splits with their tokenizer (tests/tiny_training.py)."""
+    from tiny_training import write_shards_folder
+
+    return write_shards_folder(tmp_path_factory.mktemp("tiny") / "shards")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from puna.train import execution, metrics, state
 from puna.train.adamw import build_adamw
 from puna.train.interrupt import Interrupt
 from puna.train.loss import IGNORE
+from puna.train.only_process import only_process
 from puna.train.schedule import learning_rate
 from puna.train.settings import RunConfig
 from puna.weights import checkpoint
@@ -78,13 +80,17 @@ def pretrain(
             f"is {config.model.vocabulary_size}",
             hint=f"--set model.vocabulary_size={inputs.tokenizer.vocabulary_size}",
         )
-    inputs.train.require_tokenizer(inputs.tokenizer)
-    done = checkpoint.complete_checkpoints(out / "checkpoints")
-    folder = done[-1] if done else None
-    with metrics.MetricsWriter(
-        out / "metrics.jsonl", console, tensorboard=config.train.tensorboard
-    ) as journal:
-        trainer = Trainer(config, inputs, out, console, folder)
+    for shards in (inputs.train, inputs.heldout):
+        if shards is not None:
+            shards.require_tokenizer(inputs.tokenizer)
+    with (
+        only_process(out),
+        metrics.MetricsWriter(
+            out / "metrics.jsonl", console, tensorboard=config.train.tensorboard
+        ) as journal,
+    ):
+        done = checkpoint.complete_checkpoints(out / "checkpoints")
+        trainer = Trainer(config, inputs, out, console, done[-1] if done else None)
         return trainer.run(journal, sample)
 
 
@@ -99,30 +105,43 @@ class Trainer:
         console: Console,
         resume_from: Path | None,
     ) -> None:
+        if resume_from:
+            checkpoint.verify(resume_from)
         recorded = state.recorded_provenance(resume_from) if resume_from else None
         self.config, self.inputs, self.out, self.console = config, inputs, out, console
+        self.loader = TokenLoader(inputs.train, config.model.context_length, config.train.seed)
+        self.heldout = self._heldout_loader()
         self.plan = execution.decide(config, recorded.compiled if recorded else None)
+        self.micro_batch = (
+            recorded.micro_batch
+            if recorded and config.train.micro_batch_sequences is None
+            else execution.micro_batch(config, self.plan, console)
+        )
         self.provenance = state.Provenance(
             shards=inputs.train.fingerprint,
             tokenizer=inputs.tokenizer.sha256,
             precision=self.plan.precision.dtype,
             compiled=self.plan.compiled,
+            micro_batch=self.micro_batch,
+            device=self.plan.device.kind,
+            threads=self.plan.threads,
         )
         self.progress = state.Progress()
+        self.saved_step: int | None = None
         if resume_from:
-            checkpoint.verify(resume_from)
             self.progress = state.check_same_run(resume_from, config, self.provenance)
-        self.micro_batch = execution.micro_batch(config, self.plan, console)
-        torch.manual_seed(config.train.seed)
-        self.model = Llama(config.model)
-        self.model.initialise(torch.Generator().manual_seed(config.train.seed))
-        self.model.to(self.plan.device.kind)
-        self.optimizer = build_adamw(self.model, config.train)
-        if resume_from:
-            self._restore(resume_from)
+        with self._memory_told():
+            torch.manual_seed(config.train.seed)
+            self.model = Llama(config.model)
+            self.model.initialise(torch.Generator().manual_seed(config.train.seed))
+            self.model.to(self.plan.device.kind)
+            self.optimizer = build_adamw(self.model, config.train)
+            if resume_from:
+                self._restore(resume_from)
         self.execution = execution.Execution(self.model, config, self.plan)
-        self.loader = TokenLoader(inputs.train, config.model.context_length, config.train.seed)
         self.flops_per_token = count.training_flops_per_token(config.model)
+        if recorded:
+            self._tell_changes(recorded)
 
     def run(self, journal: metrics.MetricsWriter, sample: SampleText | None) -> Outcome:
         """Take the steps that are left; say, measure, validate, sample and save on the way."""
@@ -149,7 +168,9 @@ class Trainer:
                 loss = record.loss
                 journal.write(record)
                 _show(bar, record, train.batch_tokens)
-                self._look_after(journal, sample, clock, bool(interrupt.received))
+                self._look_after(journal, sample, clock)
+            if interrupt.received and self.saved_step != self.progress.step:
+                self._save(journal, best=False)
         finished = self.progress.step >= train.steps
         stopped = interrupt.received
         reason = "finished" if finished or not stopped else f"stopped by {stopped.name}"
@@ -177,16 +198,12 @@ class Trainer:
         rate = learning_rate(
             step,
             peak=self.config.train.learning_rate,
-            warmup_steps=self.config.train.warmup_steps,
+            warmup_steps=self.config.train.warmup_step_count,
             steps=self.config.train.steps,
             final_fraction=self.config.train.final_learning_rate_fraction,
         )
-        try:
+        with self._memory_told():
             loss, norm = self._step(step, rate)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if (told := self._out_of_memory(error)) is not None:
-                raise told from error
-            raise
         seconds = time.perf_counter() - began
         progress, tokens = self.progress, self.config.train.batch_tokens
         progress.step = step
@@ -243,30 +260,28 @@ class Trainer:
         journal: metrics.MetricsWriter,
         sample: SampleText | None,
         clock: _Clock,
-        stopping: bool,
     ) -> None:
         """What is due after this step: validation, a sample, a checkpoint."""
         step, train = self.progress.step, self.config.train
         last = step == train.steps
         improved = False
-        if self.inputs.heldout is not None and (step % train.validate_every == 0 or last):
-            improved = self._validate(journal, self.inputs.heldout)
+        if self.heldout is not None and (step % train.validate_every == 0 or last):
+            improved = self._validate(journal, self.heldout)
         if sample is not None and (step % train.sample_every == 0 or last):
             self.model.eval()
             text = sample(self.model)
             self.model.train()
             journal.write(metrics.Sample(step=step, prompt=train.sample_prompt, text=text))
         clock.read()
-        if improved or last or stopping or step % train.checkpoint_every == 0:
+        if improved or last or step % train.checkpoint_every == 0:
             self._save(journal, improved)
 
     @torch.no_grad()
-    def _validate(self, journal: metrics.MetricsWriter, heldout: ShardSet) -> bool:
+    def _validate(self, journal: metrics.MetricsWriter, heldout: TokenLoader) -> bool:
         """Score the first held-out windows; True when they are the best so far."""
         began = time.perf_counter()
-        loader = TokenLoader(heldout, self.config.model.context_length, seed=0)
         wanted = -(-self.config.train.validation_tokens // self.config.model.context_length)
-        windows = torch.from_numpy(loader.sequences(0, min(wanted, loader.windows_per_epoch)))
+        windows = torch.from_numpy(heldout.sequences(0, min(wanted, heldout.windows_per_epoch)))
         total = 0.0
         for part in torch.split(windows.to(self.execution.device), self.micro_batch):
             total += self.execution.score(part[:, :-1], part[:, 1:])
@@ -276,13 +291,13 @@ class Trainer:
                 step=self.progress.step,
                 tokens=self.progress.tokens,
                 loss=loss,
-                bits_per_byte=loss / math.log(2) / heldout.bytes_per_token,
+                bits_per_byte=loss / math.log(2) / heldout.shards.bytes_per_token,
                 seconds=time.perf_counter() - began,
             )
         )
         best = self.progress.best_loss
         if best is None or loss < best:
-            self.progress.best_loss = loss
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             return True
         return False
 
@@ -300,8 +315,7 @@ class Trainer:
                 tokenizer_path=self.inputs.tokenizer.path,
             ),
         )
-        if best and self.progress.best_loss is not None:
-            checkpoint.mark_best(checkpoints, step, self.progress.best_loss)
+        self.saved_step = step
         checkpoint.prune(checkpoints, self.config.train.keep_last)
         journal.write(
             metrics.Checkpoint(
@@ -319,6 +333,20 @@ class Trainer:
         moments = folder / "optimizer.safetensors"
         arrays = checkpoint.read_arrays(moments)
         state.load_optimizer(self.model, self.optimizer, arrays, moments)
+
+    def _heldout_loader(self) -> TokenLoader | None:
+        """Windows to validate on; None, and said, where the held-out text fills none."""
+        heldout, context = self.inputs.heldout, self.config.model.context_length
+        if heldout is None:
+            self.console.warn("there are no held-out shards: the run is not validated")
+            return None
+        if heldout.tokens <= context:
+            self.console.warn(
+                f"the held-out text has {heldout.tokens} tokens, a window needs {context + 1}: the "
+                "run is not validated\n  give more text, or a shorter model.context_length"
+            )
+            return None
+        return TokenLoader(heldout, context, seed=0)
 
     # Telling
 
@@ -368,6 +396,16 @@ class Trainer:
         if first:
             say(f"resumed    after step {first} of {train.steps}")
 
+    def _tell_changes(self, recorded: state.Provenance) -> None:
+        """Say what makes a resumed run round otherwise than before."""
+        for name in ("device", "threads", "micro_batch"):
+            was, now = getattr(recorded, name), getattr(self.provenance, name)
+            if was != now:
+                self.console.warn(
+                    f"{name} was {was} before the resume and is {now}: the losses will differ in "
+                    "their last digits from an uninterrupted run's"
+                )
+
     def _conclude(self, reason: str, finished: bool) -> None:
         progress = self.progress
         self.console.say(
@@ -397,14 +435,23 @@ class Trainer:
             hint="lower train.learning_rate or lengthen train.warmup_steps, in a new --out",
         )
 
-    def _out_of_memory(self, error: BaseException) -> MachineError | None:
-        """What to say where memory ran out; None for any other error."""
-        text = str(error)
+    @contextmanager
+    def _memory_told(self) -> Iterator[None]:
+        """Turn running out of memory, which torch says in many ways, into one MachineError."""
         words = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
-        if not isinstance(error, MemoryError) and not any(word in text for word in words):
-            return None
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            text = str(error)
+            if isinstance(error, MemoryError) or any(word in text for word in words):
+                raise self._out_of_memory() from error
+            raise
+
+    def _out_of_memory(self) -> MachineError:
         wanted = count.optimizer_bytes(self.config.model) + count.activation_bytes(
-            self.config.model, self.micro_batch
+            self.config.model,
+            self.micro_batch,
+            checkpointing=self.config.train.activation_checkpointing,
         )
         smaller = max(1, self.micro_batch // 2)
         return MachineError(

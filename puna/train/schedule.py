@@ -15,6 +15,6 @@ def learning_rate(
         rate = peak · (f + (1 - f) · (1 + cos(pi · progress)) / 2)
     """
     if step <= warmup_steps:
-        return peak * step / warmup_steps
+        return peak * (step / warmup_steps)  # exactly the peak where the two are equal
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     return peak * (final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * progress)) / 2)

@@ -12,6 +12,8 @@ from puna.model.sizes import ModelConfig
 OPERATIONAL = (
     "device",
     "threads",
+    "micro_batch_sequences",
+    "activation_checkpointing",
     "validate_every",
     "validation_tokens",
     "sample_every",
@@ -20,6 +22,16 @@ OPERATIONAL = (
     "checkpoint_every",
     "keep_last",
     "tensorboard",
+)
+_AT_LEAST_ONE = (
+    "steps",
+    "batch_tokens",
+    "validate_every",
+    "validation_tokens",
+    "sample_every",
+    "sample_tokens",
+    "checkpoint_every",
+    "keep_last",
 )
 
 
@@ -33,7 +45,7 @@ class TrainConfig:
     seed: int = 1
 
     learning_rate: float = 3e-4  # the peak
-    warmup_steps: int = 2000
+    warmup_steps: int | None = None  # None: the paper's 2,000, but at most a twentieth of the run
     final_learning_rate_fraction: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -57,10 +69,9 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "validate_every", "sample_every", "sample_tokens"):
-            _require(getattr(self, name) >= 1, f"train.{name} must be at least 1", self, name)
-        _require(self.checkpoint_every >= 1, "must be at least 1", self, "checkpoint_every")
-        _require(self.keep_last >= 1, "must be at least 1", self, "keep_last")
+        for name in _AT_LEAST_ONE:
+            _require(getattr(self, name) >= 1, "must be at least 1", self, name)
+        _require(0 <= self.seed < 2**63, "must be from 0 to 2^63 - 1", self, "seed")
         _require(self.threads is None or self.threads >= 1, "must be at least 1", self, "threads")
         _require(0 < self.learning_rate < 10, "must be above 0 and below 10", self, "learning_rate")
         _require(0 <= self.beta1 < 1, "must be from 0 to below 1", self, "beta1")
@@ -74,17 +85,23 @@ class TrainConfig:
             self,
             "final_learning_rate_fraction",
         )
-        if not 1 <= self.warmup_steps <= self.steps:
+        if not 1 <= self.warmup_step_count <= self.steps:
             raise ConfigError(
                 f"train.warmup_steps must be from 1 to train.steps {self.steps}, "
                 f"got {self.warmup_steps}",
                 hint=f"try --set train.warmup_steps={max(1, self.steps // 20)}",
             )
 
+    @property
+    def warmup_step_count(self) -> int:
+        """Steps until the learning rate is at its peak."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return max(1, min(2000, self.steps // 20))
+
 
 def _require(holds: bool, wanted: str, config: TrainConfig, name: str) -> None:
     if not holds:
-        wanted = wanted.removeprefix(f"train.{name} ")
         raise ConfigError(f"train.{name} {wanted}, got {getattr(config, name)}")
 
 
@@ -117,6 +134,7 @@ class RunConfig:
 
     def learnt(self) -> RunConfig:
         """The same run with the operational fields at their defaults: what must not change."""
-        defaults = TrainConfig(warmup_steps=1)
+        defaults = TrainConfig()
         kept = {name: getattr(defaults, name) for name in OPERATIONAL}
-        return replace(self, train=replace(self.train, **kept))
+        warmup = self.train.warmup_step_count
+        return replace(self, train=replace(self.train, warmup_steps=warmup, **kept))

@@ -30,16 +30,23 @@ class Progress:
     elapsed_seconds: float = 0.0
     core_seconds: float = 0.0
     best_loss: float | None = None  # lowest validation loss, nats a token
+    best_step: int | None = None  # whose checkpoint is kept as the best
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a run was made from and how it was run; a resume must find the same."""
+    """What a run was made from and how it was run; a resume must find the same.
+
+    Only device and threads may differ: the losses then differ in their last digits.
+    """
 
     shards: str  # fingerprint of the token shards
     tokenizer: str  # SHA-256 of tokenizer.model
     precision: str
     compiled: bool
+    micro_batch: int  # sequences; gradients add up in this order
+    device: str
+    threads: int
 
 
 def model_arrays(model: Llama) -> dict[str, Array]:
@@ -111,6 +118,12 @@ def check_same_run(folder: Path, config: RunConfig, provenance: Provenance) -> P
                 hint="give the same recipe to go on, or another --out for a new run",
             )
     stored_provenance = Provenance(**state["provenance"])
+    if stored_provenance.precision != provenance.precision:
+        raise CheckpointError(
+            f"{folder.parent.parent} was trained in {stored_provenance.precision}, this machine "
+            f"would go on in {provenance.precision}",
+            hint="resume it where it was trained; or choose another --out for a new run",
+        )
     for name, word in (("shards", "token shards"), ("tokenizer", "tokenizer")):
         was, found = getattr(stored_provenance, name), getattr(provenance, name)
         if was != found:
@@ -130,6 +143,7 @@ def state_record(progress: Progress, provenance: Provenance) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
     return {
         "tokens": progress.tokens,
+        "best_step": progress.best_step,
         "progress": dataclasses.asdict(progress),
         "provenance": dataclasses.asdict(provenance),
     }

@@ -3,7 +3,7 @@
 A run keeps `checkpoints/step-000500/` with
   model.safetensors      the weights, float32, under Meta's names
   optimizer.safetensors  AdamW's two moments per weight, and the random generators' states
-  state.json             step, tokens, loader position, fingerprints, best loss
+  state.json             step, tokens, loader position, fingerprints, best step and loss
   recipe.toml            the resolved config
   tokenizer.model        the tokenizer the weights were trained with
   manifest.json          size and SHA-256 of each of these, written last
@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ def write_checkpoint(checkpoints: Path, step: int, content: CheckpointContent) -
         _check_free_space(checkpoints, content)
         partial.mkdir()
         _write_files(partial, step, content)
-        if final.exists():  # a resumed run passing a step it had saved before
-            shutil.rmtree(final)
+        if final.exists():  # a run that went on from an earlier checkpoint passes it again
+            remove_checkpoint(final)
         partial.rename(final)
         _flush(checkpoints)
     except Exception as error:
@@ -146,7 +147,11 @@ def _flush(path: Path) -> None:
 
 def complete_checkpoints(checkpoints: Path) -> list[Path]:
     """The finished checkpoint folders of a run, oldest first; partial ones are not among them."""
-    found = [path for path in checkpoints.glob("step-*") if (path / "manifest.json").is_file()]
+    found = [
+        path
+        for path in checkpoints.glob("step-*")
+        if re.fullmatch(r"step-\d+", path.name) and (path / "manifest.json").is_file()
+    ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
@@ -155,7 +160,8 @@ def find_checkpoint(path: Path, which: Which = "latest") -> Path:
 
     Raises CheckpointError when there is none.
     """
-    if (path / "manifest.json").is_file() and (path / "model.safetensors").is_file():
+    weights = ("model.safetensors", "optimizer.safetensors")  # `verify` says when one is missing
+    if (path / "manifest.json").is_file() and any((path / name).is_file() for name in weights):
         return path
     found = complete_checkpoints(path / "checkpoints")
     if not found:
@@ -166,30 +172,38 @@ def find_checkpoint(path: Path, which: Which = "latest") -> Path:
         )
     if which == "latest":
         return found[-1]
-    best = path / "checkpoints" / "best.json"
-    if not best.is_file():
+    best = _best(found[-1])
+    if best is None:
         raise CheckpointError(
             f"{path} has no best checkpoint: the run was not validated yet", hint="use the latest"
         )
-    return step_folder(path / "checkpoints", int(schema.read_json(best, _KIND)["step"]))
+    if best not in found:
+        raise CheckpointError(
+            f"the best checkpoint of {path} was {best.name}, which is gone", hint="use the latest"
+        )
+    return best
 
 
-def mark_best(checkpoints: Path, step: int, loss: float) -> None:
-    """Remember that the checkpoint of `step` has the lowest validation loss so far."""
-    schema.write_json(checkpoints / "best.json", _KIND, {"step": step, "loss": loss})
+def _best(latest: Path) -> Path | None:
+    """Where the checkpoint with the lowest validation loss lies, as the latest one tells."""
+    step = read_state(latest).get("best_step")
+    return None if step is None else step_folder(latest.parent, int(step))
 
 
 def prune(checkpoints: Path, keep_last: int) -> None:
     """Remove all but the last `keep_last` checkpoints and the best one."""
     found = complete_checkpoints(checkpoints)
-    keep = set(found[-keep_last:])
-    if (checkpoints / "best.json").is_file():
-        best = schema.read_json(checkpoints / "best.json", _KIND)
-        keep.add(step_folder(checkpoints, int(best["step"])))
+    keep = {*found[-keep_last:], _best(found[-1])}
     for folder in found:
         if folder not in keep:
-            (folder / "manifest.json").unlink()  # no longer complete, should we die half-way
-            shutil.rmtree(folder)
+            remove_checkpoint(folder)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint so that it is whole or gone, should we die half-way."""
+    leftover = folder.with_name(f".{folder.name}.partial-{os.getpid()}-removed")
+    folder.rename(leftover)  # what is left of it, the next save clears away
+    shutil.rmtree(leftover)
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -201,13 +215,22 @@ def verify(folder: Path) -> dict[str, Any]:
         manifest = schema.read_json(folder / "manifest.json", _KIND)
     except SchemaError as error:
         raise CheckpointError(error.message, hint=error.hint) from None
-    for name, wanted in manifest["files"].items():
+    try:
+        wanted = {
+            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
+            for name in _FILES
+        }
+    except (KeyError, TypeError):
+        raise _damaged(
+            folder / "manifest.json", "should give size and hash of each file, it does not"
+        ) from None
+    for name, (size, digest) in wanted.items():
         path = folder / name
-        size = path.stat().st_size if path.is_file() else -1
-        if size != wanted["bytes"]:
-            found = "is missing" if size < 0 else f"has {size} bytes"
-            raise _damaged(path, f"{found}, {wanted['bytes']} were written")
-        if schema.sha256_file(path) != wanted["sha256"]:
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            has = "is missing" if found is None else f"has {found} bytes"
+            raise _damaged(path, f"{has}, {size} were written")
+        if schema.sha256_file(path) != digest:
             raise _damaged(path, "has other content than was written (SHA-256 differs)")
     return manifest
 
@@ -236,7 +259,7 @@ def read_model(path: Path, which: Which = "latest") -> StoredModel:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The JSON state of a checkpoint: step, tokens, loader position, fingerprints."""
+    """The JSON state of a checkpoint: step, tokens, progress, provenance, best step."""
     return schema.read_json(folder / "state.json", _KIND)
 
 
