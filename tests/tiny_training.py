@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,51 @@ def inputs(shards: Path) -> Any:
         tokenizer=Tokenizer.load(shards / "tokenizer.model"),
         corpus={},
     )
+
+
+def losses(out: Path) -> list[float]:
+    """The losses of a run's steps, nats a token."""
+    from puna.train.metrics import read_metrics
+
+    return [step.loss for step in read_metrics(out / "metrics.jsonl").steps]
+
+
+def trace(out: Path) -> list[tuple]:
+    """Everything about the steps that no clock decides, and the validations."""
+    from puna.train.metrics import read_metrics
+
+    run = read_metrics(out / "metrics.jsonl")
+    steps = [
+        (s.step, s.tokens, s.epoch, s.loss, s.learning_rate, s.gradient_norm) for s in run.steps
+    ]
+    return [*steps, *((v.step, v.loss, v.bits_per_byte) for v in run.validations)]
+
+
+def learnt(out: Path) -> dict[str, bytes]:
+    """The arrays of the last checkpoint as bytes: weights, moments, random state."""
+    from puna.weights.checkpoint import find_checkpoint, read_arrays
+
+    folder = find_checkpoint(out)
+    arrays = {}
+    for name in ("model", "optimizer"):
+        stored = read_arrays(folder / f"{name}.safetensors")
+        arrays |= {f"{name} {key}": array.tobytes() for key, array in stored.items()}
+    return arrays
+
+
+class StopAt:
+    """A sample function that stops the run as a signal does, at a step; it counts its calls."""
+
+    def __init__(self, call: int, stop: signal.Signals = signal.SIGTERM) -> None:
+        self.left, self.stop = call, stop
+
+    def __call__(self, model) -> str:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.stop)
+        return "text"
+
+
+def stop_at(step: int, stop: signal.Signals = signal.SIGTERM) -> dict:
+    """Options that stop a run after `step` steps."""
+    return {"sample_every": 1, "sample": StopAt(step, stop)}

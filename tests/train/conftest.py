@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from puna import schema
+from puna import hardware, schema
 from puna.console import silent
 from puna.train.metrics import (
     Checkpoint,
@@ -47,6 +47,30 @@ WRITTEN = (
     "more of our children in school, and with a treasury that pays its debts.\n\n"
     "There is much still to do, and I ask the Congress to do it with me.",
 )
+
+
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of measuring before each run is not needed here; torch computes bf16 on any
+    CPU, where it has no instructions for it only slower."""
+    rate = hardware.Rate(1e12, "not measured")
+    monkeypatch.setattr(hardware, "matmul_rate", lambda *_: rate)
+    monkeypatch.setattr(hardware, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
+
+
+@pytest.fixture
+def train(tiny_shards: Path, tmp_path: Path, quick_probe: None) -> Callable[..., Any]:
+    """`train(name="run", sample=None, console=None, **changes)` runs and returns the outcome."""
+    pytest.importorskip("torch")
+    from tiny_training import inputs, run_config
+
+    from puna.train.pretrain import pretrain
+
+    def run(name="run", *, sample=None, console=None, shards=tiny_shards, **changes):
+        out = tmp_path / name
+        return pretrain(run_config(**changes), inputs(shards), out, console or silent(), sample)
+
+    return run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from puna.train import loss as loss_module  # noqa: E402
-from puna.train.loss import IGNORE, chunked_loss, logits_gradient, plain_loss  # noqa: E402
+from puna.train.loss import IGNORE, chunked_loss, plain_loss  # noqa: E402
 
 # Sums of float32 in another order, relative to the largest value.
 FLOAT32_TOLERANCE = 2e-6
@@ -92,19 +92,38 @@ def test_ignored_targets_count_for_nothing():
     assert not long[1][3:].any()
 
 
+def of_logits(logits: torch.Tensor, targets: torch.Tensor, dtype=torch.float32):
+    """The loss of these logits and its gradient: hidden rows that a unit matrix projects."""
+    unit = torch.eye(logits.shape[1])
+    leaf = logits.clone().requires_grad_()
+    value = chunked_loss(leaf, unit, targets, dtype=dtype)
+    value.backward()
+    return value.item(), leaf.grad
+
+
 def test_huge_logits_neither_overflow_nor_vanish():
     logits = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 0.0]])
-    value, gradient = logits_gradient(logits, torch.tensor([1, 2]))
-    assert value.item() == pytest.approx(2e4 + math.log(3))
+    value, gradient = of_logits(logits, torch.tensor([1, 2]))
+    assert value == pytest.approx(2e4 + math.log(3))
     torch.testing.assert_close(gradient, torch.tensor([[1.0, -1.0, 0.0], [1 / 3, 1 / 3, -2 / 3]]))
 
 
 def test_certainty_costs_nothing_and_ignorance_the_log_of_the_vocabulary():
     targets = torch.arange(8)
-    sure, _ = logits_gradient(1e3 * torch.eye(8), targets)
-    unsure, _ = logits_gradient(torch.zeros(8, 8), targets)
-    assert sure.item() == 0.0
-    assert unsure.item() == pytest.approx(8 * math.log(8))
+    assert of_logits(1e3 * torch.eye(8), targets)[0] == 0.0
+    assert of_logits(torch.zeros(8, 8), targets)[0] == pytest.approx(8 * math.log(8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("margin", [2.0, 6.0, 8.0])
+def test_a_row_that_is_almost_right_keeps_its_small_gradient(dtype, margin):
+    """d loss / d logit of the target is p - 1: near p = 1 it must not be rounded as p is."""
+    logits = torch.zeros(5, 16)
+    logits[:, 3] = margin
+    _, gradient = of_logits(logits, torch.full((5,), 3), dtype)
+    share = math.exp(margin) / (math.exp(margin) + 15)
+    assert gradient[0, 3].item() == pytest.approx(share - 1, rel=2**-7)
+    assert gradient[0, 0].item() == pytest.approx((1 - share) / 15, rel=2**-7)
 
 
 def test_one_chunk_of_logits_exists_at_a_time(monkeypatch):
