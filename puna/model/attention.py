@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puna.model.flash import causal_attention
-from puna.model.rotary import rotate
+from puna.model.rotary import halves_first, rotate, rotate_halves
 from puna.model.sizes import ModelConfig
 from puna.model.swiglu import side_by_side
 
@@ -55,13 +55,15 @@ class Attention(nn.Module):
         self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
     ) -> Tensor:
         """[batch, time, dim] -> the same; with `past`, after that layer of the cache."""
+        wq, wk, turn = self.wq.weight, self.wk.weight, rotate
+        if torch.is_grad_enabled():  # the weights are copied for one wide product anyway
+            turn = rotate_halves
+            wq, wk = halves_first(wq, self.heads), halves_first(wk, self.kv_heads)
         query, key, value = (
-            rows.view(*rows.shape[:-1], -1, self.head_dim)
-            for rows in side_by_side(x, self.wq, self.wk, self.wv)
-        )
-        query = rotate(query, cosines, sines).transpose(1, 2)  # batch heads time head_dim
-        key = rotate(key, cosines, sines).transpose(1, 2)
-        value = value.transpose(1, 2)
+            rows.view(*rows.shape[:-1], -1, self.head_dim).transpose(1, 2)
+            for rows in side_by_side(x, wq, wk, self.wv.weight)
+        )  # batch heads time head_dim
+        query, key = turn(query, cosines, sines), turn(key, cosines, sines)
         if past is None:
             mixed = causal_attention(query, key, value)
         else:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from puna.model.sizes import ModelConfig
 
-Checkpointing = Literal["none", "selective", "full"]
+Checkpointing = Literal["none", "selective", "narrow", "full"]
 
 
 def parameters(config: ModelConfig) -> int:
@@ -71,6 +71,7 @@ def activation_bytes(
     Values per token and layer; the residual stream and the norms' products are fp32 (wide):
       full       the layer's input, wide
       selective  the input, wide; q k v; attention's mix; wo's output; w1's and w3's; w2's
+      narrow     the same without w1's and w3's
       none       both sub-layers' inputs and normalised rows, wide; the same rows weighed, q k v,
                  rotated q and k, the mix, w1's and w3's outputs, silu, product; and once, however
                  many tokens, the copies of the weights that are multiplied (cast, or joined)
@@ -81,8 +82,9 @@ def activation_bytes(
     statistics = 4 * config.heads  # of each row's softmax
     if checkpointing == "full":
         return tokens * config.layers * wide
-    if checkpointing == "selective":
-        kept = wide + (4 * dim + 2 * kv_dim + 2 * hidden) * bytes_per_value + statistics
+    if checkpointing in ("selective", "narrow"):
+        kept_hidden = 2 * hidden if checkpointing == "selective" else 0
+        kept = wide + (4 * dim + 2 * kv_dim + kept_hidden) * bytes_per_value + statistics
         return tokens * config.layers * kept
     kept = 4 * wide + (5 * dim + 3 * kv_dim + 4 * hidden) * bytes_per_value + statistics
     joined = dim * (dim + 2 * kv_dim) + 2 * dim * hidden

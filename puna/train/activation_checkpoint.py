@@ -3,6 +3,7 @@
 none       all of them: the most memory, the least work
 selective  the outputs of the linear layers and of attention, as in the paper; the rest (norms,
            SwiGLU's product, rotary) is cheap and computed again
+narrow     as selective, but for SwiGLU's two wide outputs: most of the memory, one product
 full       only each layer's input; the whole layer is computed again
 """
 
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import (
 from puna.model.count import Checkpointing
 
 _aten = torch.ops.aten
+WIDE = 4  # columns out for each one in: gate and up have 5.3, query, key and value 3
 KEPT = frozenset(
     {
         _aten.mm.default,  # the linear layers
@@ -49,8 +51,8 @@ class CheckpointedBlock(nn.Module):
             plain: Tensor = self.block(*arguments)
             return plain
         options: dict[str, Any] = {}
-        if self.kind == "selective":
-            options["context_fn"] = _SELECTIVE
+        if self.kind in _CONTEXTS:
+            options["context_fn"] = _CONTEXTS[self.kind]
         # No dropout anywhere: there is no random state to keep for the second pass.
         out: Tensor = checkpoint(
             self.block, *arguments, use_reentrant=False, preserve_rng_state=False, **options
@@ -65,4 +67,15 @@ def _keep_linear_outputs(
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-_SELECTIVE = functools.partial(create_selective_checkpoint_contexts, _keep_linear_outputs)
+def _keep_narrow_outputs(
+    context: Any, operation: Any, *arguments: Any, **options: Any
+) -> CheckpointPolicy:
+    if operation is _aten.mm.default and arguments[1].shape[1] >= WIDE * arguments[1].shape[0]:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    return _keep_linear_outputs(context, operation, *arguments, **options)
+
+
+_CONTEXTS = {
+    "selective": functools.partial(create_selective_checkpoint_contexts, _keep_linear_outputs),
+    "narrow": functools.partial(create_selective_checkpoint_contexts, _keep_narrow_outputs),
+}

@@ -7,6 +7,7 @@ after): activation checkpointing -> per-block compile -> precision at call time.
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -118,6 +119,8 @@ class Execution:
         kind = config.train.activation_checkpointing
         self.blocks = [CheckpointedBlock(layer, kind) for layer in model.layers]
         if plan.compiled:
+            # Its one warning is about in-place operations, which the blocks do not have.
+            logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
             for block in self.blocks:
                 block.compile(fullgraph=True, dynamic=False)
             self.chunk_gradient = torch.compile(logits_gradient, fullgraph=True, dynamic=False)

@@ -57,7 +57,7 @@ class TrainConfig:
     threads: int | None = None  # CPU threads; None: all usable cores
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    activation_checkpointing: Literal["none", "selective", "full"] = "selective"
+    activation_checkpointing: Literal["none", "selective", "narrow", "full"] = "selective"
 
     validate_every: int = 100
     validation_tokens: int = 65536
