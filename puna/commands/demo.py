@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from puna.console import Console
@@ -42,12 +43,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     if not has_package("torch"):
         raise missing_package("torch", "train", "the demo's training")
-    from puna.workflows.demo import run_demo, stages
+    from puna.workflows.demo import Plan, run_demo, stages
     from puna.workflows.recipe import load_recipe
 
-    load_recipe(arguments.recipe, arguments.set)  # refuse a wrong recipe before any work
-    todo = stages(arguments.out, arguments.recipe, arguments.set, arguments.wheel)
-    code = run_demo(todo, console)
+    recipe = load_recipe(arguments.recipe, arguments.set)  # a wrong one is refused before any work
+    plan = Plan(arguments.out, arguments.recipe, arguments.set, recipe, arguments.wheel)
+    flags = ["--json"] * console.json_output + ["--quiet"] * console.quiet
+    code = run_demo(
+        [replace(stage, words=(*stage.words, *flags)) for stage in stages(plan)], console
+    )
     if code == 0:
         folder = arguments.out / "run"
         console.result(

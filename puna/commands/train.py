@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from puna.workflows.recipe import load_recipe
     from puna.workflows.text_to_model import (
         Text,
+        Told,
         default_out,
         open_shards,
         train_on_shards,
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.set)
     out = arguments.out or default_out(arguments.recipe, arguments.data or [arguments.shards])
+    _check_recipe_is_kept(arguments.recipe, out)
     command = "puna " + shlex.join(sys.argv[1:])
     if arguments.data:
         text = Text(arguments.data, arguments.source, arguments.licence, arguments.skip_bad)
@@ -77,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     else:
         corpus = open_corpus(arguments.corpus) if arguments.corpus else None
         shards = open_shards(arguments.shards)
-        outcome = train_on_shards(recipe, shards, out, console, corpus=corpus, command=command)
+        outcome = train_on_shards(recipe, shards, out, console, Told(corpus, command))
     record = {
         "out": str(out),
         "step": outcome.step,
@@ -91,3 +93,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         lines.append(f"        puna report {out}")
     console.result(record, "\n".join(lines))
     return outcome.exit_code
+
+
+def _check_recipe_is_kept(recipe: Path, out: Path) -> None:
+    """Refuse a new run that would write its resolved recipe over the one that was given."""
+    written = out / "recipe.toml"
+    is_same = recipe.exists() and written.exists() and recipe.samefile(written)
+    if is_same and not (out / "checkpoints").is_dir():
+        raise UsageError(
+            f"the run would write its resolved recipe over {recipe}", hint="give another --out"
+        )

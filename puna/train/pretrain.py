@@ -19,8 +19,8 @@ import torch
 
 from puna import config as recipes
 from puna import hardware
-from puna.console import Console, ProgressBar, human_bytes, human_count, human_duration
-from puna.errors import MachineError, TrainingError
+from puna.console import Console, ProgressBar, human_bytes, human_count, human_duration, silent
+from puna.errors import MachineError, TrainingError, missing_package
 from puna.model import count
 from puna.model.llama import Llama
 from puna.tokens.loader import TokenLoader
@@ -40,13 +40,14 @@ SampleText = Callable[[Llama], str]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made from. `corpus` and `command` are told in metrics and report only."""
+    """What a run is made from. `corpus`, `command` and `recipe` are only written down with it."""
 
     train: ShardSet
     heldout: ShardSet | None
     tokenizer: Tokenizer
     corpus: dict[str, object]
     command: str | None = None
+    recipe: object | None = None  # the whole recipe's dataclass, where the run is only a part of it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ class Outcome:
     loss: float | None
     reason: str
     exit_code: int
+
+
+def check_machine(config: RunConfig) -> None:
+    """Raise MachineError for what this machine lacks for the run: device, precision, memory."""
+    if config.train.tensorboard and not hardware.has_package("tensorboard"):
+        raise missing_package("tensorboard", "tensorboard", "train.tensorboard")
+    execution.micro_batch(config, execution.decide(config), silent())
 
 
 def pretrain(
@@ -149,7 +157,7 @@ class Trainer:
         if first >= train.steps:
             self.console.say(f"{self.out} is already trained: {first} of {train.steps} steps done")
             return Outcome(self.out, first, 0, None, "finished", 0)
-        recipes.write(self.config, self.out / "recipe.toml")
+        recipes.write(self.inputs.recipe or self.config, self.out / "recipe.toml")
         journal.write(self._session(first))
         self._introduce(first)
         clock = _Clock(self.progress)

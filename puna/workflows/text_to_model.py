@@ -12,16 +12,17 @@ from puna.console import Console
 from puna.data.corpus import Corpus, build_corpus
 from puna.data.sources.own import OwnText
 from puna.data.split import SPLITS
-from puna.errors import DataError
+from puna.errors import ConfigError, DataError
 from puna.infer.backends.torch_backend import TorchBackend
 from puna.infer.engine import Engine
 from puna.infer.sampling_params import SamplingParams
 from puna.model.llama import Llama
+from puna.model.sizes import ModelConfig
 from puna.tokens.shards import ShardSet, write_shards
 from puna.tokens.tokenizer import FILE_NAME, Tokenizer
 from puna.tokens.training import train_tokenizer
 from puna.train import state
-from puna.train.pretrain import Inputs, Outcome, SampleText, pretrain
+from puna.train.pretrain import Inputs, Outcome, SampleText, check_machine, pretrain
 from puna.train.settings import RunConfig
 from puna.workflows.recipe import Recipe
 
@@ -44,9 +45,11 @@ def train_on_text(
 ) -> Outcome:
     """Documents, tokenizer, shards and weights from text, all in the run folder `out`.
 
-    What is done already is reused. Raises DataError, TokenizerError, CheckpointError or
-    TrainingError with what to do.
+    What is done already is reused. Raises ConfigError or MachineError before any text is read,
+    DataError, TokenizerError, CheckpointError or TrainingError with what to do.
     """
+    pieces = recipe.tokenizer.vocabulary_size
+    check_machine(RunConfig(_model(recipe, pieces), recipe.train))
     console.heading("documents")
     found = OwnText(text.paths, source=text.source, licence=text.licence, skip_bad=text.skip_bad)
     corpus = build_corpus(found, out / "corpus", recipe.corpus, console)
@@ -59,7 +62,17 @@ def train_on_text(
         write_shards(pairs, tokenizer, out / "shards" / split, recipe.shards, console)
     console.heading("training")
     shards = open_shards(out / "shards", tokenizer)
-    return train_on_shards(recipe, shards, out, console, corpus=corpus, command=command)
+    told = Told(corpus, command, replace(recipe, model=_model(recipe, pieces)))
+    return train_on_shards(recipe, shards, out, console, told)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is written down with a run. The recipe is whole only where the run made its shards."""
+
+    corpus: Corpus | None = None
+    command: str | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,11 @@ def train_on_shards(
     shards: Shards,
     out: Path,
     console: Console,
-    *,
-    corpus: Corpus | None = None,
-    command: str | None = None,
+    told: Told | None = None,
 ) -> Outcome:
     """Pretrain on token shards in the run folder `out`; the tokenizer sets the vocabulary."""
-    model = replace(recipe.model, vocabulary_size=shards.tokenizer.vocabulary_size)
+    told = told or Told()
+    model = _model(recipe, shards.tokenizer.vocabulary_size)
     epochs = recipe.train.steps * recipe.train.batch_tokens / shards.train.tokens
     if epochs > EPOCHS_WORTH_REPEATING:
         fitting = EPOCHS_WORTH_REPEATING * shards.train.tokens / recipe.train.batch_tokens
@@ -106,11 +118,24 @@ def train_on_shards(
         train=shards.train,
         heldout=shards.heldout,
         tokenizer=shards.tokenizer,
-        corpus=_facts(corpus),
-        command=command,
+        corpus=_facts(told.corpus),
+        command=told.command,
+        recipe=told.recipe,
     )
     sample = _writer(recipe, shards.tokenizer)
     return pretrain(RunConfig(model, recipe.train), inputs, out, console, sample)
+
+
+def _model(recipe: Recipe, pieces: int) -> ModelConfig:
+    """The recipe's model with the tokenizer's vocabulary. Raises ConfigError for another one."""
+    asked = recipe.model.vocabulary_size
+    if asked not in (ModelConfig.vocabulary_size, pieces):
+        raise ConfigError(
+            f"model.vocabulary_size is {asked}, the tokenizer has {pieces} pieces",
+            hint="leave it out: it is the tokenizer's; text of your own is split into "
+            f"--set tokenizer.vocabulary_size={asked}",
+        )
+    return replace(recipe.model, vocabulary_size=pieces)
 
 
 def _facts(corpus: Corpus | None) -> dict[str, Any]:
