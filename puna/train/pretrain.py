@@ -487,4 +487,4 @@ class _Clock:
 
 def _show(bar: ProgressBar, record: metrics.Step, tokens: int) -> None:
     bar.update(tokens)
-    bar.set_postfix_str(f"step {record.step} loss {record.loss:.3f}")
+    bar.set_postfix_str(f"step {record.step} loss {record.loss:.3f}", refresh=False)
