@@ -136,7 +136,7 @@ def bytes_kept(run) -> int:
     return kept - out.nbytes
 
 
-@pytest.mark.parametrize("kind", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", ["none", "selective", "narrow", "full"])
 @pytest.mark.parametrize("bytes_per_value", [2, 4])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_activations_kept_for_the_backward_pass_are_as_large_as_counted(

@@ -15,8 +15,9 @@ HEAD_SIZES = (32, 48, 64, 128)
 HEADS = {"multi-head": (3, 3), "grouped-query": (4, 2), "one kv head": (3, 1)}
 # float32 sums of up to 300 terms of size 1, in another order.
 FLOAT32_TOLERANCE = 2e-5
-# In bf16 each of torch's own kernels is off by a rounding or two; ours may be off by twice that.
-BF16_FACTOR = 2.0
+# The output comes from torch's own kernel. For gradients ours keeps softmax(S) and dP - delta in
+# bf16, where torch's rounds only their product: 2.2 to 2.7 times its error was measured for dQ.
+BF16_FACTORS = {"o": 1.0, "q": 3.0, "k": 3.0, "v": 2.0}
 
 
 def explicit(query, key, value):
@@ -79,9 +80,10 @@ def test_in_bf16_the_error_is_of_the_size_of_torchs_own(heads, time, head_dim):
 
     peer = forward_and_gradients(torchs_own, tensors, torch.bfloat16)
     for name, one, other, right in zip("oqkv", found, peer, wanted, strict=True):
-        rounding = 2**-9 * right.square().mean().sqrt()  # half a unit in bf16's last place
+        # Half a unit in bf16's last place; a single row's dQ and dK are 0, of terms of size 1.
+        rounding = 2**-9 * right.square().mean().sqrt().clamp(min=1e-2)
         error, usual = ((tensor - right).square().mean().sqrt() for tensor in (one, other))
-        assert error <= BF16_FACTOR * torch.maximum(usual, rounding), name
+        assert error <= BF16_FACTORS[name] * torch.maximum(usual, rounding), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from puna.model.llama import Llama  # noqa: E402
 from puna.train.activation_checkpoint import CheckpointedBlock  # noqa: E402
 
-KINDS = ("none", "selective", "full")
+KINDS = ("none", "selective", "narrow", "full")
 SHAPES = {"multi-head": {"heads": 4}, "grouped-query": {"heads": 4, "kv_heads": 2}}
 
 
@@ -65,12 +65,13 @@ def kept_bytes(kind: str, dtype) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_less_is_really_kept(dtype):
-    none, selective, full = (kept_bytes(kind, dtype) for kind in KINDS)
+    none, selective, narrow, full = (kept_bytes(kind, dtype) for kind in KINDS)
     assert selective < 0.7 * none
-    assert full < 0.3 * selective
+    assert narrow < 0.7 * selective
+    assert full < 0.5 * narrow
 
 
-def test_selective_multiplies_no_matrix_twice_and_full_each_one():
+def test_selective_multiplies_no_matrix_twice_narrow_one_and_full_nearly_each():
     from torch.utils.flop_counter import FlopCounterMode
 
     forward, backward = {}, {}
@@ -82,8 +83,17 @@ def test_selective_multiplies_no_matrix_twice_and_full_each_one():
         with FlopCounterMode(display=False) as counter:
             hidden.sum().backward()
         backward[kind] = counter.get_total_flops()
-    assert forward["none"] == forward["selective"] == forward["full"]
+    assert len(set(forward.values())) == 1
     assert backward["selective"] == backward["none"]
+    gate_and_up = (
+        2
+        * ids().numel()
+        * sum(
+            layer.feed_forward.w1.weight.numel() + layer.feed_forward.w3.weight.numel()
+            for layer in model.layers
+        )
+    )
+    assert backward["narrow"] == backward["none"] + gate_and_up
     # The last product of a layer is not needed again: nothing after it asks for its output.
     again = backward["full"] - backward["none"]
     assert 0.6 * forward["none"] < again <= forward["none"]

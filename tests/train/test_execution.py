@@ -58,7 +58,7 @@ def assert_close(found, wanted, tolerance):
 
 
 @pytest.mark.parametrize("model", [{}, {"heads": 4, "kv_heads": 2}, {"tied_embeddings": True}])
-@pytest.mark.parametrize("kind", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", ["none", "selective", "narrow", "full"])
 def test_loss_and_gradients_are_those_of_the_plain_model(model, kind):
     config = run_config(model=model, activation_checkpointing=kind)
     run, batch = executed(config), windows()
@@ -124,7 +124,7 @@ def test_bf16_gradients_are_near_those_in_float32_and_the_weights_stay_float32(m
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 @pytest.mark.skipif(hardware.compiler()[0] is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", ["none", "selective", "narrow", "full"])
 def test_compiled_equals_eager(precision, kind, monkeypatch):
     monkeypatch.setattr(hardware, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
     batch = windows()
