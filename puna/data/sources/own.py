@@ -120,7 +120,9 @@ class OwnText:
     def _find(self, paths: Sequence[Path]) -> list[TextFile]:
         for root in paths:
             if not root.exists():
-                raise DataError(f"there is no file or folder {root}")
+                raise DataError(
+                    f"there is no file or folder {root}", hint="give the path of text you own"
+                )
             if root.is_dir() and (kind := _written_by_puna(root)):
                 raise DataError(
                     f"{root} should hold text files, found a {kind} folder",
@@ -266,14 +268,16 @@ def _suffix(name: str) -> str | None:
 
 
 def _written_by_puna(folder: Path) -> str | None:
-    """The schema of a corpus, shards, tokenizer or checkpoint folder; None for any other."""
-    kind = _schema_kind(folder / "manifest.json")
+    """The schema of a corpus, shards, tokenizer, checkpoint or run folder; None for any other."""
+    kind = _schema_kind(folder / "manifest.json") or _schema_kind(folder / "metrics.jsonl")
     return kind if kind and kind.startswith("puna.") else None
 
 
 def _schema_kind(path: Path) -> str | None:
+    """The schema of a JSON file, or of the first line of a .jsonl; None where it has none."""
     try:
-        record = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            record = json.loads(file.readline() if path.suffix == ".jsonl" else file.read())
     except (OSError, ValueError, RecursionError):
         return None
     kind = record.get("schema") if isinstance(record, dict) else None
