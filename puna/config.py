@@ -125,7 +125,9 @@ def _build(kind: type, table: Any, where: str, prefix: str) -> Any:
     names = [field.name for field in dataclasses.fields(kind)]
     for key in table:
         if key not in names:
-            raise ConfigError(f"{where}: unknown key {prefix}{key}", hint=nearest(key, names))
+            raise ConfigError(
+                f"{where}: unknown key {prefix}{key}", hint=_meant(key, hints, prefix)
+            )
     required = [
         field.name
         for field in dataclasses.fields(kind)
@@ -138,6 +140,16 @@ def _build(kind: type, table: Any, where: str, prefix: str) -> Any:
         key: _convert(hints[key], value, where, f"{prefix}{key}") for key, value in table.items()
     }
     return kind(**values)
+
+
+def _meant(key: str, hints: Mapping[str, Any], prefix: str) -> str:
+    """The nearest keys of a section, or of those in it where `key` stands outside its own."""
+    inner = [
+        f"{prefix}{name}.{key}"
+        for name, hint in hints.items()
+        if dataclasses.is_dataclass(hint) and key in {one.name for one in dataclasses.fields(hint)}
+    ]
+    return f"did you mean {' or '.join(inner)}?" if inner else nearest(key, list(hints))
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:

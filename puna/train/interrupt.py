@@ -11,7 +11,10 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupt:
-    """While open, remembers the first stop signal instead of dying from it."""
+    """While open, remembers the first stop signal instead of dying from it.
+
+    SIGTERM may come twice for one stop (to the process, and to its group): only Ctrl-C insists.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -32,6 +35,7 @@ class Interrupt:
             signal.signal(stop, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received = signal.Signals(number)
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)

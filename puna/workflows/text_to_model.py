@@ -109,10 +109,13 @@ def train_on_shards(
     model = _model(recipe, shards.tokenizer.vocabulary_size)
     epochs = recipe.train.steps * recipe.train.batch_tokens / shards.train.tokens
     if epochs > EPOCHS_WORTH_REPEATING:
-        fitting = EPOCHS_WORTH_REPEATING * shards.train.tokens / recipe.train.batch_tokens
+        fitting = max(1, int(recipe.train.steps * EPOCHS_WORTH_REPEATING / epochs))
+        settings = f"--set train.steps={fitting}"
+        if recipe.train.warmup_step_count > fitting:
+            settings += f" --set train.warmup_steps={max(1, fitting // 20)}"
         console.warn(
-            f"the recipe reads this text {epochs:.1f} times; after about 4 the model learns it by "
-            f"heart\n  shorter: --set train.steps={max(1, int(fitting))}"
+            f"the recipe reads this text {epochs:,.1f} times; after about 4 the model learns it by "
+            f"heart\n  shorter: {settings}"
         )
     inputs = Inputs(
         train=shards.train,

@@ -223,7 +223,7 @@ def test_a_file_without_a_manifest_is_not_overwritten(texts, tmp_path):
 def test_too_little_text_says_how_many_pieces_are_possible(tmp_path):
     with pytest.raises(TokenizerError, match="too small for 4,096 pieces") as raised:
         train(["hello world"], tmp_path / "first", vocabulary_size=4096)
-    possible = int(str(raised.value.hint).split("--vocabulary-size ")[1].split()[0])
+    possible = int(str(raised.value.hint).split("vocabulary_size=")[1].split()[0])
     train(["hello world"], tmp_path / "second", vocabulary_size=possible)
     with pytest.raises(TokenizerError, match="too small"):
         train(["hello world"], tmp_path / "third", vocabulary_size=possible + 1)

@@ -1,4 +1,4 @@
-"""The first stop signal is remembered, the second one stops."""
+"""The first stop signal is remembered, a second Ctrl-C stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puna.train.interrupt import Interrupt
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_remembered_and_the_second_interrupts(stop):
+def test_the_first_signal_is_remembered_and_a_ctrl_c_after_it_interrupts(stop):
     with Interrupt() as interrupt:
         assert interrupt.received is None
         os.kill(os.getpid(), stop)
@@ -20,6 +20,13 @@ def test_the_first_signal_is_remembered_and_the_second_interrupts(stop):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.received == stop
+
+
+def test_a_second_sigterm_is_the_same_wish_again():
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.received == signal.SIGTERM
 
 
 def test_what_was_there_before_is_put_back_even_after_an_error():

@@ -73,6 +73,8 @@ def test_overrides_change_single_values(tmp_path):
     [
         ("train.step=5", "unknown key train.step", "steps"),
         ("trian.steps=5", "unknown key trian", "train"),
+        ("steps=5", "unknown key steps", "did you mean train.steps?"),
+        ("vocabulary_size=5", "unknown key vocabulary_size", "tokenizer.vocabulary_size or model"),
         ("model.size=5", "unknown key model.size", None),
         ("train.steps=many", "train.steps should be int, got 'many'", None),
         ("train.steps=5.5", "train.steps should be int, got 5.5", None),
