@@ -272,10 +272,8 @@ def peer(name: str, shape: Shape, device: str) -> Any:
     has_bf16 = hardware.choose_precision(device, "auto").dtype == "bf16"  # type: ignore[arg-type]
 
     def step(ids: torch.Tensor) -> float:
-        targets = ids[:, 1:].contiguous()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=has_bf16):
-            # shift_labels keeps its loss from shifting by one again: targets are the same.
-            loss = run(input_ids=ids[:, :-1], labels=targets, shift_labels=targets).loss
+            loss = run(input_ids=ids[:, :-1], labels=ids[:, :-1]).loss  # it shifts them itself
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -10,7 +10,9 @@ the forward pass and delta = sum(dO · O), for one block of keys at a time
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,13 +65,14 @@ class _BlockwiseBackward(torch.autograd.Function):
             _widened(value, None),
             _widened(gradient, -delta),
             shape[3],
+            torch.compiler.is_compiling(),
         )
         return found[0].view(shape), found[1].view(shape), found[2].view(shape)
 
 
 @torch.library.custom_op("puna::attention_gradients", mutates_args=())
 def attention_gradients(
-    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int
+    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each [batch · heads, time, head_dim] in query's dtype.
 
@@ -83,6 +86,9 @@ def attention_gradients(
         query.new_empty(rows, time, head_dim) for _ in range(3)
     )
     shares = query.new_zeros(rows, time, head_dim, dtype=torch.float32) if several else None
+    to_weights = _compiled_to_weights() if compiled else _to_weights
+    # A key is seen by its own and later queries.
+    seen = query.new_ones(min(BLOCK_KEYS, time), time).triu_()
     for start in range(0, time, BLOCK_KEYS):
         block = slice(start, min(start + BLOCK_KEYS, time))
         size, later = block.stop - start, time - start
@@ -92,9 +98,9 @@ def attention_gradients(
             some = slice(first, min(first + heads, rows))
             q, dout, k = query[some, start:], gradient[some, start:], key[some, block]
             p, ds = space[:, : some.stop - first]
-            p.baddbmm_(k, q.mT, beta=0, alpha=scale).exp_()
-            p[:, :, :size].triu_()  # a key is seen by its own and later queries
-            torch.bmm(value[some, block], dout.mT, out=ds).mul_(p)
+            p.baddbmm_(k, q.mT, beta=0, alpha=scale)
+            torch.bmm(value[some, block], dout.mT, out=ds)
+            to_weights(p, ds, seen[:size, :later])
             q, dout, k = q[..., :head_dim], dout[..., :head_dim], k[..., :head_dim]
             torch.bmm(p, dout, out=value_gradient[some, block])
             key_gradient[some, block].baddbmm_(ds, q, beta=0, alpha=scale)
@@ -107,9 +113,21 @@ def attention_gradients(
     return query_gradient, key_gradient, value_gradient
 
 
+def _to_weights(scores: Tensor, products: Tensor, seen: Tensor) -> None:
+    """In place: scores S - L become P, products dP - delta become dS = P · (dP - delta)."""
+    scores.exp_().mul_(seen)
+    products.mul_(scores)
+
+
+@functools.cache
+def _compiled_to_weights() -> Callable[[Tensor, Tensor, Tensor], None]:
+    """The same as one pass over the two tiles instead of three."""
+    return torch.compile(_to_weights, fullgraph=True)
+
+
 @attention_gradients.register_fake
 def _shapes(
-    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int
+    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*query.shape[:2], head_dim)
     return query.new_empty(shape), key.new_empty(shape), value.new_empty(shape)

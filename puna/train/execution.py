@@ -20,7 +20,7 @@ from puna.errors import MachineError
 from puna.model import count
 from puna.model.llama import Llama
 from puna.train.activation_checkpoint import CheckpointedBlock
-from puna.train.loss import ChunkGradient, chunked_loss, logits_gradient
+from puna.train.loss import CHUNK_ROWS, ChunkGradient, chunked_loss, logits_gradient
 from puna.train.settings import RunConfig
 
 # Compiling a block and the loss takes about 30 s on 2 cores when nothing is cached, and then
@@ -190,7 +190,7 @@ def _step_bytes(config: RunConfig, batch: int, kind: str, dtype: str) -> int:
     width = 2 if dtype == "bf16" else 4
     kept = count.activation_bytes(config.model, batch, None, kind, width)  # type: ignore[arg-type]
     layer = count.activation_bytes(config.model, batch, None, "none", width) // config.model.layers
-    logits = 1024 * config.model.vocabulary_size * (4 + 2 * width)
+    logits = CHUNK_ROWS * config.model.vocabulary_size * (4 + 2 * width)
     return kept + 2 * layer + logits
 
 
