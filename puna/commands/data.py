@@ -208,11 +208,10 @@ def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
 
 
 def _build(arguments: argparse.Namespace, console: Console) -> None:
-    from puna import schema
     from puna.data.corpus import open_corpus
     from puna.data.split import SPLITS
-    from puna.tokens.shards import ShardsConfig, write_shards
-    from puna.tokens.tokenizer import FILE_NAME, Tokenizer
+    from puna.tokens.shards import ShardsConfig, keep_tokenizer, write_shards
+    from puna.tokens.tokenizer import Tokenizer
 
     corpus = open_corpus(arguments.corpus)
     tokenizer = Tokenizer.load(arguments.tokenizer)
@@ -230,9 +229,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> None:
         }
         per_token = f"{shards.bytes_per_token:.2f}"
         rows.append([split, f"{shards.documents:,}", f"{shards.tokens:,}", per_token])
-    kept = arguments.out / FILE_NAME
-    if not kept.is_file() or schema.sha256_file(kept) != tokenizer.sha256:
-        schema.write_atomic(kept, tokenizer.path.read_bytes())
+    keep_tokenizer(arguments.out, tokenizer)
     heading = ["split", "documents", "tokens", "bytes a token"]
     console.result(record, f"{arguments.out}\n{table(heading, rows)}")
 

@@ -181,7 +181,7 @@ def _reuse(out: Path, inputs: str | None, config: CorpusConfig, console: Console
     if changes:
         raise DataError(
             f"{out} holds another corpus: {'; '.join(changes)}",
-            hint="--replace builds it again; or give another folder with --out",
+            hint="give another folder with --out; `puna data add --replace` builds a corpus again",
         )
     console.say(f"{out} is made from the same text and config, kept as it is")
     return corpus

@@ -33,7 +33,7 @@ from puna.config import to_table
 from puna.console import Console, human_bytes, human_count, human_duration
 from puna.errors import ConfigError, DataError
 from puna.tokens.fingerprint import TextFingerprint, differences
-from puna.tokens.tokenizer import Tokenizer
+from puna.tokens.tokenizer import FILE_NAME, Tokenizer
 
 KIND = "puna.shards"
 MANIFEST_NAME = "manifest.json"
@@ -90,6 +90,13 @@ def write_shards(
         f"{human_bytes(record['text_bytes'])} in {human_duration(record['seconds'])}"
     )
     return ShardSet.open(out)
+
+
+def keep_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Put the tokenizer beside the shards of a corpus's splits that were made with it."""
+    kept = folder / FILE_NAME
+    if not kept.is_file() or schema.sha256_file(kept) != tokenizer.sha256:
+        schema.write_atomic(kept, tokenizer.path.read_bytes())
 
 
 class ShardSet:

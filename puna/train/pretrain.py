@@ -125,6 +125,7 @@ class Trainer:
             if recorded and config.train.micro_batch_sequences is None
             else execution.micro_batch(config, self.plan, console)
         )
+        checkpoint.require_space(out, 12 * count.parameters(config.model))  # weights, two moments
         self.provenance = state.Provenance(
             shards=inputs.train.fingerprint,
             tokenizer=inputs.tokenizer.sha256,

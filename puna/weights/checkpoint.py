@@ -82,7 +82,8 @@ def write_checkpoint(checkpoints: Path, step: int, content: CheckpointContent) -
         checkpoints.mkdir(parents=True, exist_ok=True)
         for leftover in checkpoints.glob(".step-*.partial-*"):
             shutil.rmtree(leftover)
-        _check_free_space(checkpoints, content)
+        arrays = [*content.weights.values(), *content.optimizer.values()]
+        require_space(checkpoints, sum(array.nbytes for array in arrays))
         partial.mkdir()
         _write_files(partial, step, content)
         if final.exists():  # a run that went on from an earlier checkpoint passes it again
@@ -116,8 +117,8 @@ def _write_files(folder: Path, step: int, content: CheckpointContent) -> None:
     _flush(folder)
 
 
-def _check_free_space(folder: Path, content: CheckpointContent) -> None:
-    needed = sum(array.nbytes for array in [*content.weights.values(), *content.optimizer.values()])
+def require_space(folder: Path, needed: int) -> None:
+    """Raise CheckpointError unless `needed` bytes of a checkpoint fit in `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed + (1 << 20):
         raise CheckpointError(

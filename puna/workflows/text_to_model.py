@@ -18,7 +18,7 @@ from puna.infer.engine import Engine
 from puna.infer.sampling_params import SamplingParams
 from puna.model.llama import Llama
 from puna.model.sizes import ModelConfig
-from puna.tokens.shards import ShardSet, write_shards
+from puna.tokens.shards import ShardSet, keep_tokenizer, write_shards
 from puna.tokens.tokenizer import FILE_NAME, Tokenizer
 from puna.tokens.training import train_tokenizer
 from puna.train import state
@@ -60,8 +60,9 @@ def train_on_text(
     for split in SPLITS:
         pairs = ((document.id, document.text) for document in corpus.documents(split))
         write_shards(pairs, tokenizer, out / "shards" / split, recipe.shards, console)
+    keep_tokenizer(out / "shards", tokenizer)
     console.heading("training")
-    shards = open_shards(out / "shards", tokenizer)
+    shards = open_shards(out / "shards")
     told = Told(corpus, command, replace(recipe, model=_model(recipe, pieces)))
     return train_on_shards(recipe, shards, out, console, told)
 
@@ -84,7 +85,7 @@ class Shards:
     tokenizer: Tokenizer
 
 
-def open_shards(folder: Path, tokenizer: Tokenizer | None = None) -> Shards:
+def open_shards(folder: Path) -> Shards:
     """The shards that `puna data build` wrote to `folder`. Raises DataError when they are not."""
     if not (folder / "train").is_dir():
         raise DataError(
@@ -93,8 +94,8 @@ def open_shards(folder: Path, tokenizer: Tokenizer | None = None) -> Shards:
             hint="puna data build CORPUS --tokenizer TOKENIZER --out SHARDS makes them",
         )
     heldout = ShardSet.open(folder / "heldout") if (folder / "heldout").is_dir() else None
-    known = tokenizer or Tokenizer.load(folder / FILE_NAME)
-    return Shards(ShardSet.open(folder / "train", verify=True), heldout, known)
+    tokenizer = Tokenizer.load(folder / FILE_NAME)
+    return Shards(ShardSet.open(folder / "train", verify=True), heldout, tokenizer)
 
 
 def train_on_shards(

@@ -7,13 +7,14 @@ import errno
 import io
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny_training import CONTEXT, inputs, learnt, losses, run_config, stop_at, trace
 
 from puna import config as recipes
-from puna.errors import MachineError, PunaError, TrainingError
+from puna.errors import CheckpointError, MachineError, PunaError, TrainingError
 from puna.train.metrics import MetricsWriter, Step, read_metrics
 from puna.train.schedule import learning_rate
 from puna.weights.checkpoint import complete_checkpoints, find_checkpoint, read_model
@@ -310,6 +311,16 @@ def fill_disk_at_a_line_of_the_journal(patch):
         write(self, event)
 
     patch.setattr(MetricsWriter, "write", fill)
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_refused_before_the_first_step(
+    train, tmp_path, monkeypatch
+):
+    used = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: used._replace(free=1_000_000))
+    with pytest.raises(CheckpointError, match=r"a checkpoint needs 1 MB in .*, 1 MB are free"):
+        train()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
 
 
 needs_dev_full = pytest.mark.skipif(

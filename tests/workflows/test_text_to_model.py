@@ -105,19 +105,13 @@ def test_a_folder_becomes_a_model_that_generates(folder, tmp_path):
 def test_heldout_text_is_never_trained_on(folder, tmp_path):
     out = tmp_path / "run"
     train_on_text(recipe(tmp_path), text(folder), out, silent())
-    shards = inputs_of(out)
+    shards = open_shards(out / "shards")
     decoded = [
         [shards.tokenizer.decode(part.document(i).tolist()) for i in range(part.documents)]
         for part in (shards.train, shards.heldout)
     ]
     assert len(decoded[1]) == 3
     assert not set(decoded[0]) & set(decoded[1])
-
-
-def inputs_of(out: Path):
-    from puna.tokens.tokenizer import Tokenizer
-
-    return open_shards(out / "shards", Tokenizer.load(out / "tokenizer"))
 
 
 def test_given_again_it_says_what_it_keeps_and_changes_no_file(folder, tmp_path):
