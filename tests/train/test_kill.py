@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from tiny_training import learnt, losses, recipe_text, trace
 
+from puna import hardware
+
 pytest.importorskip("torch")
-pytestmark = pytest.mark.kill
 
 STEPS = 40
 KILLS = 5
@@ -32,11 +33,11 @@ def moments() -> random.Random:
     return random.Random(seed)
 
 
-def write_recipe(path: Path, precision: str) -> Path:
+def write_recipe(path: Path, precision: str, **more: str) -> Path:
     """A run of about four seconds that saves every third step."""
     model = {"dim": 128, "layers": 4, "heads": 4}
     changes = {"steps": STEPS, "batch_tokens": 2048, "checkpoint_every": 3, "validate_every": 7}
-    path.write_text(recipe_text(model=model, precision=precision, **changes))
+    path.write_text(recipe_text(model=model, precision=precision, **changes | more))
     return path
 
 
@@ -90,6 +91,7 @@ def kill_somewhere(process: subprocess.Popen[str], out: Path, moments: random.Ra
     return f"killed {when}, {steps_told(out)} steps told"
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(
     precision, moments, tiny_shards, tmp_path
@@ -111,6 +113,22 @@ def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(
     assert not list((killed / "checkpoints").glob(".step-*"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(hardware.compiler()[0] is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_that_is_killed_equals_an_uninterrupted_one_too(
+    moments, tiny_shards, tmp_path
+):
+    recipe = write_recipe(tmp_path / "recipe.toml", "auto", compile="on")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(recipe, tiny_shards, whole))
+    process = start(recipe, tiny_shards, killed)
+    print(kill_somewhere(process, killed, moments))  # noqa: T201
+    finish(start(recipe, tiny_shards, killed))
+    assert trace(killed) == trace(whole)
+    assert learnt(killed) == learnt(whole)
+
+
+@pytest.mark.kill
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tiny_shards, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.toml", "fp32")
     out = tmp_path / "run"

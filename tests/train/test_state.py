@@ -203,6 +203,14 @@ def test_another_micro_batch_is_allowed_and_told(train, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
+def test_another_number_of_threads_is_allowed_and_told(train):
+    train(**stop_at(6))
+    said = io.StringIO()
+    outcome = train(threads=2, console=Console(stderr=said))
+    assert outcome.reason == "finished"
+    assert "threads was 1 before the resume and is 2: the losses will differ" in said.getvalue()
+
+
 def test_less_free_memory_on_resuming_does_not_change_the_micro_batch(train, tmp_path, monkeypatch):
     """Derived from the memory free at the start, it is part of what must not change."""
     train("whole")
