@@ -39,9 +39,10 @@ bench:  ## training speed beside transformers' (minutes; appends to bench/histor
 	@$(SETUP) dev
 	$(BIN)/python bench/train.py
 
-docs:  ## write docs/reference/cli.md again from the verbs
+docs:  ## write docs/reference/cli.md and the README's numbers again
 	@$(SETUP) dev
 	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/readme_numbers.py
 
 clean:  ## remove caches and builds; .venv and demo/ stay
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -203,6 +203,16 @@ def test_the_command_s_page_is_up_to_date():
     assert written == done.stdout, "make docs writes it again"
 
 
+def test_the_numbers_in_the_readme_are_the_newest_measured():
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "readme_numbers.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def paper_rows() -> list[str]:
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]

@@ -64,15 +64,21 @@ class _BlockwiseBackward(torch.autograd.Function):
             _widened(key, None),
             _widened(value, None),
             _widened(gradient, -delta),
-            shape[3],
-            torch.compiler.is_compiling(),
+            head_dim=shape[3],
+            compiled=torch.compiler.is_compiling(),
         )
         return found[0].view(shape), found[1].view(shape), found[2].view(shape)
 
 
 @torch.library.custom_op("puna::attention_gradients", mutates_args=())
 def attention_gradients(
-    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int, compiled: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    *,
+    head_dim: int,
+    compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each [batch · heads, time, head_dim] in query's dtype.
 
@@ -127,7 +133,13 @@ def _compiled_to_weights() -> Callable[[Tensor, Tensor, Tensor], None]:
 
 @attention_gradients.register_fake
 def _shapes(
-    query: Tensor, key: Tensor, value: Tensor, gradient: Tensor, head_dim: int, compiled: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    *,
+    head_dim: int,
+    compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*query.shape[:2], head_dim)
     return query.new_empty(shape), key.new_empty(shape), value.new_empty(shape)

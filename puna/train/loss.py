@@ -17,7 +17,7 @@ from torch.nn import functional
 IGNORE = -100  # a target that does not count
 # 512 rows of 4,096 bf16 logits are 4 MB; 1024 was 2 % slower (docs/log.md).
 CHUNK_ROWS = 512
-ChunkGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+ChunkGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -43,10 +43,12 @@ def chunked_loss(
     return loss
 
 
-def logits_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss of logits [rows, vocabulary], and softmax(logits), zero for ignored rows.
+def logits_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss of logits [rows, vocabulary]; its gradient in two parts.
 
-    The gradient with respect to the logits is this softmax less one at each row's target.
+    d loss / d logits is softmax(logits), less one at the target: the softmax comes in the logits'
+    dtype, the value at each target by itself, [rows]. Taken from a rounded softmax, one less would
+    be mostly rounding where the model is nearly right. Both are 0 in rows with an ignored target.
     """
     wide = logits.float()
     peak = wide.amax(dim=-1, keepdim=True)
@@ -55,7 +57,9 @@ def logits_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     counts = (targets != IGNORE)[:, None].float()
     chosen = torch.gather(wide, 1, targets.clamp(min=0)[:, None])
     loss = ((total.log() + peak - chosen) * counts).sum()
-    return loss, (exponentials * (counts / total)).type_as(logits)
+    at_target = ((chosen - peak).exp() - total) / total * counts
+    softmax = exponentials * (counts / total)
+    return loss, softmax.type_as(logits), at_target.squeeze(1).type_as(logits)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -79,9 +83,9 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, rows.shape[0], CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             logits = rows[chunk] @ narrow_weight.T
-            chunk_loss, gradient = chunk_gradient(logits, targets[chunk])
-            counted = (targets[chunk] != IGNORE).nonzero().squeeze(1)
-            gradient[counted, targets[chunk][counted]] -= 1
+            chunk_loss, gradient, at_target = chunk_gradient(logits, targets[chunk])
+            every = torch.arange(len(at_target), device=hidden.device)
+            gradient[every, targets[chunk].clamp(min=0)] = at_target
             loss += chunk_loss
             torch.mm(gradient, narrow_weight, out=hidden_gradient[chunk])
             weight_gradient += gradient.T @ rows[chunk]

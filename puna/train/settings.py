@@ -62,7 +62,7 @@ class TrainConfig:
     validate_every: int = 100
     validation_tokens: int = 65536
     sample_every: int = 100
-    sample_prompt: str = "The "
+    sample_prompt: str = "The"
     sample_tokens: int = 60
     checkpoint_every: int = 100
     keep_last: int = 2

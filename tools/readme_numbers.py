@@ -1,0 +1,73 @@
+"""Write the README's measured numbers from bench/history.jsonl, between its two markers.
+
+python tools/readme_numbers.py           write them
+python tools/readme_numbers.py --check   only say whether they are up to date
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- numbers from bench/history.jsonl -->", "<!-- end of numbers -->"
+
+
+def latest() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The newest row of each bench, shape and device."""
+    rows = {}
+    for line in (ROOT / "bench" / "history.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows[row["bench"], row.get("shape", ""), row.get("device", "")] = row
+    return rows
+
+
+def rendered() -> str:
+    """The table in Markdown."""
+    lines = ["| what | Puna | beside | measured on |", "| --- | --- | --- | --- |"]
+    for (bench, shape, _), row in sorted(latest().items()):
+        lines.append(training(shape, row) if bench == "train" else compression(row))
+    return "\n".join(lines)
+
+
+def training(shape: str, row: dict[str, Any]) -> str:
+    """One line: training speed and memory at a shape."""
+    ours, peer = row["results"]["puna"], row["results"][row["peer"]]
+    return (
+        f"| training, {shape} shape | {ours['tokens_per_second']:,.0f} tokens/s, "
+        f"{ours['peak_bytes'] / 2**20:,.0f} MiB | {row['speed_ratio']:.2f} times the speed, "
+        f"{row['memory_ratio']:.2f} times the memory of {row['peer']} {row['peer_version']} "
+        f"({peer['tokens_per_second']:,.0f} tokens/s) | {machine(row)}, {row['dtype']} |"
+    )
+
+
+def compression(row: dict[str, Any]) -> str:
+    """One line: the demo's bits per byte."""
+    primed = row["bits_per_byte"] / row["ratio_to_primed_xz"]
+    return (
+        f"| held-out bits per byte, demo | {row['bits_per_byte']:.3f} | {primed:.3f}: xz -9e primed "
+        f"with the training text | {machine(row)} |"
+    )
+
+
+def machine(row: dict[str, Any]) -> str:
+    """The hardware of a row."""
+    return f"{row['machine']['cpu']}, {row['machine']['cores']} cores"
+
+
+def main() -> int:
+    """Write or check; 1 when a check finds old numbers."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    new = f"{before}{BEGIN}\n{rendered()}\n{END}{after}"
+    if "--check" in sys.argv:
+        print("up to date" if new == text else "README.md is behind bench/history.jsonl: make docs")
+        return int(new != text)
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
