@@ -1,7 +1,6 @@
 """Probes against known machines: made-up /proc and control-group files, tables, and the clock."""
 
 import builtins
-import os
 import sys
 import time
 from pathlib import Path

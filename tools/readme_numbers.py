@@ -45,8 +45,8 @@ def compression(row: dict[str, Any]) -> str:
     """One line: the demo's bits per byte."""
     primed = row["bits_per_byte"] / row["ratio_to_primed_xz"]
     return (
-        f"| held-out bits per byte, demo | {row['bits_per_byte']:.3f} | {primed:.3f}: xz -9e primed "
-        f"with the training text | {machine(row)} |"
+        f"| held-out bits per byte, demo | {row['bits_per_byte']:.3f} | "
+        f"{primed:.3f}: xz -9e primed with the training text | {machine(row)} |"
     )
 
 
