@@ -65,7 +65,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.say("baselines: those computed before for this corpus and tokenizer")
     elif not arguments.no_baselines:
         baselines = heldout.compute_baselines(engine, text, console)
-    record = heldout.evaluate(engine, text, console, batch=arguments.batch, baselines=baselines)
+    if previous and baselines and heldout.is_up_to_date(previous, engine, text):
+        console.say("scores: those of before, for the same weights; to score again, remove")
+        console.say(f"  {kept}")
+        record = {**previous, "baselines": baselines}
+    else:
+        record = heldout.evaluate(engine, text, console, batch=arguments.batch, baselines=baselines)
     for path in ([kept] if is_kept else []) + ([arguments.out] if arguments.out else []):
         heldout.write_evaluation(path, record)
         console.say(f"wrote {path}")

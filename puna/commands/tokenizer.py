@@ -137,7 +137,7 @@ def _facts_text(record: dict[str, Any]) -> str:
         f"{pieces['merges']:,} merges",
         "ids": f"begin {record['bos_id']}, end {record['eos_id']}, unknown {record['unknown_id']}",
         "unknown text": "spelt in bytes" if pieces["bytes"] == 256 else "becomes the unknown token",
-        "longest": " ".join(record["longest_pieces"]),
+        "longest": " ".join(record["longest_pieces"][:4]),
     }
     if "trained_on" in record:
         trained = record["trained_on"]

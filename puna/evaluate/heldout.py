@@ -15,6 +15,7 @@ from puna.data.sources.own import OwnText
 from puna.evaluate.baselines import ALONE, corpus_baselines, xz_bits_per_byte
 from puna.evaluate.perplexity import DEFAULT_BATCH, bits_per_byte
 from puna.infer.engine import Engine
+from puna.weights.checkpoint import verify
 
 KIND = "puna.evaluation"
 FILE_NAME = "evaluation.json"
@@ -72,6 +73,7 @@ def evaluate(
         "inputs": inputs_of(engine, text),
         "checkpoint": engine.checkpoint.name,
         "step": engine.step,
+        "weights_sha256": weights_sha256(engine.checkpoint),
         "backend": engine.backend.name,
         **result.record(),
         "baselines": baselines or {},
@@ -82,6 +84,17 @@ def inputs_of(engine: Engine, text: TextToScore) -> dict[str, str | None]:
     """What the baselines hang on: the corpus and the tokenizer, by fingerprint."""
     fingerprint = text.corpus.fingerprint if text.corpus else None
     return {"corpus": fingerprint, "tokenizer": engine.tokenizer.sha256}
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """The hash of a checkpoint's weights, as its manifest has it."""
+    return str(verify(checkpoint)["files"]["model.safetensors"]["sha256"])
+
+
+def is_up_to_date(previous: dict[str, Any], engine: Engine, text: TextToScore) -> bool:
+    """Whether a `previous` record scored these very weights on this text, by this backend."""
+    now = [inputs_of(engine, text), weights_sha256(engine.checkpoint), engine.backend.name]
+    return now == [previous.get(key) for key in ("inputs", "weights_sha256", "backend")]
 
 
 def known_baselines(

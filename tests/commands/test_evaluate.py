@@ -109,3 +109,12 @@ def test_mistakes_get_one_clear_error(run_folder, corpus, tmp_path, capsys):
     (run_folder / "evaluation.json").write_text('{"schema": "puna.evaluation", "version": 99}')
     assert evaluate(run_folder, "--data", corpus) == 1
     assert "version 99" in capsys.readouterr().err
+
+
+def test_the_same_weights_are_not_scored_again(run_folder, corpus, monkeypatch, capsys):
+    assert evaluate(run_folder, "--data", corpus) == 0
+    before = json.loads((run_folder / "evaluation.json").read_text())
+    monkeypatch.setattr(heldout, "evaluate", None)  # a second scoring would fail
+    assert evaluate(run_folder, "--data", corpus) == 0
+    assert json.loads((run_folder / "evaluation.json").read_text()) == before
+    assert "scores: those of before" in capsys.readouterr().err
