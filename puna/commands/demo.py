@@ -18,8 +18,9 @@ Run again, it reuses what is done.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna demo`."""
     parser.description = (
-        "The whole way on public text: fetch, split, tokenizer, shards, pretraining, bits per "
-        "byte on held-out speeches, a sample and report.html. Each verb is printed as typed."
+        "The whole way on public text: fetch, split, tokenizer, shards, pretraining, bits\n"
+        "per byte on held-out speeches, a sample and report.html. Each verb is printed as\n"
+        "a user would type it."
     )
     parser.epilog = EXAMPLES
     parser.add_argument(

@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus", type=Path, metavar="DIR", help="the shards' corpus, for the report"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (runs/RECIPE-NAME)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder (runs/RECIPE-TEXT)")
     parser.add_argument("--source", help="with --data: a name for where the text is from")
     parser.add_argument("--licence", help="with --data: the text's licence")
     parser.add_argument(

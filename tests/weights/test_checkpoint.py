@@ -330,7 +330,7 @@ def test_a_file_of_another_size_is_named_with_both_sizes(save, tmp_path, name, d
     else:
         content = path.read_bytes()
         path.write_bytes({"cut": content[:-1], "emptied": b"", "longer": content + b"x"}[damage])
-    with pytest.raises(CheckpointError, match=f"{size} were written") as caught:
+    with pytest.raises(CheckpointError, match=f"{size} bytes were written") as caught:
         read_model(tmp_path / "run")
     assert str(path) in caught.value.message
     assert f"remove {folder}" in str(caught.value.hint)
