@@ -25,7 +25,7 @@ import record
 from puna import hardware
 from puna.console import human_bytes, human_count, table
 from puna.model import count
-from puna.model.sizes import ModelConfig
+from puna.model.sizes import SIZES, ModelConfig
 
 CONTESTANTS = ("puna", "transformers-eager", "transformers-compiled")
 GOAL_SPEED, GOAL_MEMORY = 1.5, 0.8
@@ -43,9 +43,7 @@ SHAPES = {
     "demo": Shape(
         ModelConfig(dim=256, layers=6, heads=4, vocabulary_size=4096, context_length=256), 16
     ),
-    "110M": Shape(
-        ModelConfig(dim=768, layers=12, heads=12, vocabulary_size=32000, context_length=1024), 4
-    ),
+    "110M": Shape(SIZES["110M"], 4),
 }
 
 
@@ -260,7 +258,7 @@ def peer(name: str, shape: Shape, device: str) -> Any:
         num_key_value_heads=model_config.kv_head_count,
         max_position_embeddings=model_config.context_length,
         rms_norm_eps=model_config.norm_epsilon,
-        tie_word_embeddings=False,
+        tie_word_embeddings=model_config.tied_embeddings,
         attn_implementation="sdpa",
         use_cache=False,
     )

@@ -60,11 +60,11 @@ class _BlockwiseBackward(torch.autograd.Function):
         # S - L and dP - delta come straight out of a product: a row's constant rides along in two
         # extra columns. It also keeps bf16 honest: what is rounded is log P, near 0 where P counts.
         found = attention_gradients(
+            [heads.flatten(0, 1) for heads in (query, key, gradient)],
             _widened(query, -log_sum_exp / scale),
             _widened(key, None),
             _widened(value, None),
             _widened(gradient, -delta),
-            head_dim=shape[3],
             compiled=torch.compiler.is_compiling(),
         )
         return found[0].view(shape), found[1].view(shape), found[2].view(shape)
@@ -72,26 +72,27 @@ class _BlockwiseBackward(torch.autograd.Function):
 
 @torch.library.custom_op("puna::attention_gradients", mutates_args=())
 def attention_gradients(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gradient: Tensor,
+    plain: list[Tensor],
+    wide_query: Tensor,
+    wide_key: Tensor,
+    wide_value: Tensor,
+    wide_gradient: Tensor,
     *,
-    head_dim: int,
     compiled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each [batch · heads, time, head_dim] in query's dtype.
 
-    The four tensors [batch · heads, time, head_dim + 32] are `_widened`, so that key · queryᵀ is
-    (S - L) / scale and value · gradientᵀ is dP - delta. Scores stand keys by queries: the products
-    for dV and dK then read them as they lie.
+    `plain` are query, key and the output's gradient in that shape; the others are `_widened`, so
+    that key · queryᵀ is (S - L) / scale and value · gradientᵀ is dP - delta. Scores stand keys by
+    queries: the products for dV and dK then read them as they lie.
     """
-    rows, time, scale = query.shape[0], query.shape[1], 1 / math.sqrt(head_dim)
+    query, key, gradient = plain
+    rows, time, head_dim = query.shape
+    scale = 1 / math.sqrt(head_dim)
     several = time > BLOCK_KEYS  # blocks of keys, whose shares of dQ are added up in float32
-    query_gradient, key_gradient, value_gradient = (
-        query.new_empty(rows, time, head_dim) for _ in range(3)
-    )
-    shares = query.new_zeros(rows, time, head_dim, dtype=torch.float32) if several else None
+    query_gradient = torch.empty_like(query)
+    shares = query.new_zeros(query.shape, dtype=torch.float32) if several else None
+    key_gradients, value_gradients = [], []  # by block: products are written where they belong
     to_weights = _compiled_to_weights() if compiled else _to_weights
     # A key is seen by its own and later queries.
     seen = query.new_ones(min(BLOCK_KEYS, time), time).triu_()
@@ -100,23 +101,42 @@ def attention_gradients(
         size, later = block.stop - start, time - start
         heads = max(1, min(rows, TILE_BYTES // (2 * size * later)))
         space = query.new_empty(2, heads, size, later)  # two tiles, used again and again
+        key_gradients.append(query.new_empty(rows, size, head_dim))
+        value_gradients.append(query.new_empty(rows, size, head_dim))
         for first in range(0, rows, heads):
             some = slice(first, min(first + heads, rows))
-            q, dout, k = query[some, start:], gradient[some, start:], key[some, block]
             p, ds = space[:, : some.stop - first]
-            p.baddbmm_(k, q.mT, beta=0, alpha=scale)
-            torch.bmm(value[some, block], dout.mT, out=ds)
+            p.baddbmm_(wide_key[some, block], wide_query[some, start:].mT, beta=0, alpha=scale)
+            torch.bmm(wide_value[some, block], wide_gradient[some, start:].mT, out=ds)
             to_weights(p, ds, seen[:size, :later])
-            q, dout, k = q[..., :head_dim], dout[..., :head_dim], k[..., :head_dim]
-            torch.bmm(p, dout, out=value_gradient[some, block])
-            key_gradient[some, block].baddbmm_(ds, q, beta=0, alpha=scale)
+            torch.bmm(p, gradient[some, start:], out=value_gradients[-1][some])
+            to_keys = key_gradients[-1][some]
+            to_keys.baddbmm_(ds, query[some, start:], beta=0, alpha=scale)
             if shares is None:
-                query_gradient[some].baddbmm_(ds.mT, k, beta=0, alpha=scale)
+                query_gradient[some].baddbmm_(ds.mT, key[some, block], beta=0, alpha=scale)
             else:
-                shares[some, start:] += torch.bmm(ds.mT, k)
+                shares[some, start:] += torch.bmm(ds.mT, key[some, block])
     if shares is not None:
         query_gradient = (shares * scale).to(query.dtype)
-    return query_gradient, key_gradient, value_gradient
+    return query_gradient, _joined(key_gradients), _joined(value_gradients)
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+
+@attention_gradients.register_fake
+def _shapes(
+    plain: list[Tensor],
+    wide_query: Tensor,
+    wide_key: Tensor,
+    wide_value: Tensor,
+    wide_gradient: Tensor,
+    *,
+    compiled: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = plain[0].shape
+    return wide_query.new_empty(shape), wide_key.new_empty(shape), wide_value.new_empty(shape)
 
 
 def _to_weights(scores: Tensor, products: Tensor, seen: Tensor) -> None:
@@ -129,20 +149,6 @@ def _to_weights(scores: Tensor, products: Tensor, seen: Tensor) -> None:
 def _compiled_to_weights() -> Callable[[Tensor, Tensor, Tensor], None]:
     """The same as one pass over the two tiles instead of three."""
     return torch.compile(_to_weights, fullgraph=True)
-
-
-@attention_gradients.register_fake
-def _shapes(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gradient: Tensor,
-    *,
-    head_dim: int,
-    compiled: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (*query.shape[:2], head_dim)
-    return query.new_empty(shape), key.new_empty(shape), value.new_empty(shape)
 
 
 def _widened(heads: Tensor, constant: Tensor | None) -> Tensor:

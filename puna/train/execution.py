@@ -157,31 +157,30 @@ class Execution:
 def micro_batch(config: RunConfig, plan: Plan, console: Console) -> int:
     """Sequences that go through the model at once; a batch is a whole number of these.
 
-    Derived: the largest divisor of the batch whose activations fit in half of the free memory.
-    Raises MachineError when the training state, or a single sequence, does not fit.
+    The one asked for, or else the largest divisor of the batch that fits in the free memory, with
+    a fifth of it left. Raises MachineError when it does not fit, or not even one sequence does.
     """
-    if config.train.micro_batch_sequences is not None:
-        return config.train.micro_batch_sequences
-    free = _free_memory(plan)
+    free, asked = _free_memory(plan), config.train.micro_batch_sequences
+    kind, dtype = config.train.activation_checkpointing, plan.precision.dtype
     state = count.optimizer_bytes(config.model)
-    kind = config.train.activation_checkpointing
-    for size in range(config.sequences, 0, -1):
+    sizes = [asked] if asked else range(config.sequences, 0, -1)
+    for size in sizes:
         if config.sequences % size:
             continue
-        needed = _step_bytes(config, size, kind, plan.precision.dtype)
-        if state + needed < 0.8 * free:
+        if state + _step_bytes(config, size, kind, dtype) < 0.8 * free:
             if size < config.sequences:
                 console.say(
-                    f"micro-batch: {size} of {config.sequences} sequences at a time, "
-                    f"accumulated {config.sequences // size} times (memory)"
+                    f"micro-batch: {size} of {config.sequences} sequences at a time, accumulated "
+                    f"{config.sequences // size} times ({'asked for' if asked else 'memory'})"
                 )
             return size
-    needed = state + _step_bytes(config, 1, kind, plan.precision.dtype)
+    smallest = asked or 1
+    needed = state + _step_bytes(config, smallest, kind, dtype)
     raise MachineError(
-        f"training this model needs about {needed / 1e9:.1f} GB even with one sequence at a "
-        f"time, {free / 1e9:.1f} GB are free on {plan.device.kind}",
-        hint="choose a smaller model (`puna sizes`), a shorter context, or --set "
-        "train.activation_checkpointing=full",
+        f"training this model with {smallest} sequences at a time needs about "
+        f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {plan.device.kind}",
+        hint="choose fewer at a time (train.micro_batch_sequences), a smaller model (`puna "
+        "sizes`), a shorter context, or --set train.activation_checkpointing=full",
     )
 
 
