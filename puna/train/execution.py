@@ -174,11 +174,11 @@ def micro_batch(config: RunConfig, plan: Plan, console: Console) -> int:
                     f"{config.sequences // size} times ({'asked for' if asked else 'memory'})"
                 )
             return size
-    smallest = asked or 1
-    needed = state + _step_bytes(config, smallest, kind, dtype)
+    needed = state + _step_bytes(config, asked or 1, kind, dtype)
+    at_a_time = f"with {asked} sequences" if asked else "even with one sequence"
     raise MachineError(
-        f"training this model with {smallest} sequences at a time needs about "
-        f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on {plan.device.kind}",
+        f"training this model needs about {needed / 1e9:.1f} GB {at_a_time} at a time, "
+        f"{free / 1e9:.1f} GB are free on {plan.device.kind}",
         hint="choose fewer at a time (train.micro_batch_sequences), a smaller model (`puna "
         "sizes`), a shorter context, or --set train.activation_checkpointing=full",
     )
