@@ -21,9 +21,9 @@ from puna.console import Console
 from puna.data.dedup import drop_duplicates
 from puna.data.document import Document, DocumentWriter, Dropped, read_documents
 from puna.data.split import SPLITS, Split, cut_tails, split_of
-from puna.data.whole_folder import is_free, whole_folder
 from puna.errors import ConfigError, DataError
 from puna.tokens.fingerprint import TextFingerprint
+from puna.whole_folder import is_free, whole_folder
 
 KIND = "puna.corpus"
 MANIFEST = "manifest.json"

@@ -88,7 +88,7 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
     count = 0
     try:
         with DocumentWriter(partial) as writer:
-            for count, document in enumerate(documents, start=1):  # noqa: B007
+            for count, document in enumerate(documents, start=1):  # noqa: B007 (counted)
                 writer.write(document)
         partial.replace(path)
     finally:

@@ -11,15 +11,11 @@ renamed, so that it is whole or not there.
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +30,7 @@ from puna.console import Console, human_bytes, human_count, human_duration
 from puna.errors import ConfigError, DataError
 from puna.tokens.fingerprint import TextFingerprint, differences
 from puna.tokens.tokenizer import FILE_NAME, Tokenizer
+from puna.whole_folder import whole_folder
 
 KIND = "puna.shards"
 MANIFEST_NAME = "manifest.json"
@@ -81,7 +78,7 @@ def write_shards(
             hint="choose another --out",
         )
     began = time.monotonic()
-    with _whole_folder(out, tokenizer) as partial:
+    with whole_folder(out) as partial:
         record = _write_files(documents, tokenizer, partial, config, console)
         record["seconds"] = round(time.monotonic() - began, 2)
         schema.write_json(partial / MANIFEST_NAME, KIND, record)
@@ -207,34 +204,6 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
 def _map(path: Path, dtype: np.dtype[Any]) -> Ids:
     """A file as an array without reading it; a plain view, since slicing np.memmap is slow."""
     return np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-@contextmanager
-def _whole_folder(out: Path, tokenizer: Tokenizer) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends well, and goes if it does not.
-
-    What a killed process left behind is cleared away first.
-    """
-    final = Path(os.path.abspath(out))
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in final.parent.glob(f".{glob.escape(final.name)}.partial-*"):
-            shutil.rmtree(leftover)
-        partial.mkdir()
-        yield partial
-        if final.exists():
-            final.rmdir()  # it is empty
-        partial.rename(final)
-    except OSError as error:
-        found = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise DataError(
-            f"token shards cannot be written to {out}: {found}",
-            hint=f"they take {_dtype(tokenizer).itemsize} bytes a token, usually about half the "
-            "bytes of the text",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_files(

@@ -184,10 +184,10 @@ def micro_batch(config: RunConfig, plan: Plan, console: Console) -> int:
     )
 
 
-def _step_bytes(config: RunConfig, batch: int, kind: str, dtype: str) -> int:
+def _step_bytes(config: RunConfig, batch: int, kind: count.Checkpointing, dtype: str) -> int:
     """Activations, one layer's second pass, and one chunk of logits with its gradient."""
     width = 2 if dtype == "bf16" else 4
-    kept = count.activation_bytes(config.model, batch, None, kind, width)  # type: ignore[arg-type]
+    kept = count.activation_bytes(config.model, batch, None, kind, width)
     layer = count.activation_bytes(config.model, batch, None, "none", width) // config.model.layers
     logits = CHUNK_ROWS * config.model.vocabulary_size * (4 + 2 * width)
     return kept + 2 * layer + logits

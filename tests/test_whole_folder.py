@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from puna.data.whole_folder import is_free, whole_folder
 from puna.errors import DataError
+from puna.whole_folder import is_free, whole_folder
 
 
 def fill(path: Path, content: str) -> None:
