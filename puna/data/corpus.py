@@ -198,7 +198,7 @@ def _write(
             rule = "tails"
             share = 1 / config.heldout_every
             console.say(
-                f"{kept.documents} documents are too few to hold out every "
+                f"{kept.documents} document(s) are too few to hold out every "
                 f"{config.heldout_every}th: held out the last {share:.0%} of each"
             )
             kept = _write_tails(folder, share, dropped)

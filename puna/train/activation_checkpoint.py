@@ -20,10 +20,9 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from puna.model.count import Checkpointing
+from puna.model.count import WIDE, Checkpointing
 
 _aten = torch.ops.aten
-WIDE = 4  # columns out for each one in: gate and up have 5.3, query, key and value 3
 KEPT = frozenset(
     {
         _aten.mm.default,  # the linear layers
