@@ -1,0 +1,105 @@
+"""A model as it lies on disk, whatever the format: its shape, its tensors, its tokenizer's files.
+
+Every format has one module with `open_<format>(path)`, which reads headers and checks them, and
+most have `write_<format>(source, ...)`, which streams tensor by tensor. In between everything
+speaks Meta's names and Meta's interleaved rotary order, so that each format knows only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from puna.model.sizes import ModelConfig
+
+Format = Literal["puna", "meta", "hf", "gguf", "llama2c"]
+FloatArray = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies in a file: rows first, whatever the file's own order of dimensions."""
+
+    name: str  # Meta's
+    shape: tuple[int, ...]
+    dtype: str  # as GGUF spells it: F32, F16, BF16, F64, Q4_0, Q6_K, ...
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What the format holds of a tokenizer: files by their names, or GGUF's metadata, or neither.
+
+    `root` says where they came from, for messages.
+    """
+
+    root: Path
+    files: Mapping[str, Path] = field(default_factory=dict)
+    gguf: Mapping[str, Any] | None = None
+
+
+class ModelSource(Protocol):
+    """An opened model. Opening reads no tensor; `read` reads one."""
+
+    path: Path
+    format: Format
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]  # in Meta's order; no output.weight when it is tied
+    tokenizer_files: TokenizerFiles
+    notes: tuple[str, ...]  # what a user should know: ignored keys, a cut context, ...
+
+    def read(self, name: str) -> FloatArray:
+        """The tensor in float32, q and k in Meta's interleaved order.
+
+        Raises CheckpointError when its bytes are missing, or its values are not finite.
+        """
+        ...
+
+    def raw(self, name: str) -> Bytes | None:
+        """Its bytes as they lie, where they are in Meta's order of rows; None where not.
+
+        With it a writer keeps quantised blocks as they are.
+        """
+        ...
+
+
+def tensor_names(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Meta's names of all weights of a LLaMA with their shapes, in the order of the layers."""
+    dim, hidden = config.dim, config.ffn_dim
+    kv_dim = config.kv_head_count * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocabulary_size, dim)}
+    for layer in range(config.layers):
+        for name, shape in (
+            ("attention.wq", (dim, dim)),
+            ("attention.wk", (kv_dim, dim)),
+            ("attention.wv", (kv_dim, dim)),
+            ("attention.wo", (dim, dim)),
+            ("feed_forward.w1", (hidden, dim)),
+            ("feed_forward.w2", (dim, hidden)),
+            ("feed_forward.w3", (hidden, dim)),
+            ("attention_norm", (dim,)),
+            ("ffn_norm", (dim,)),
+        ):
+            shapes[f"layers.{layer}.{name}.weight"] = shape
+    shapes["norm.weight"] = (dim,)
+    if not config.tied_embeddings:
+        shapes["output.weight"] = (config.vocabulary_size, dim)
+    return shapes
+
+
+def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:
+    """bfloat16 is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bf16(values: FloatArray) -> npt.NDArray[np.uint16]:
+    """Rounded to nearest, ties to even, as hardware does; values must not be NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded: npt.NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
