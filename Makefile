@@ -9,7 +9,7 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-kill wheel bench docs clean
+.PHONY: help demo test test-kill test-fuzz wheel bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test:  ## lint, types, import contract and the fast tests
 test-kill:  ## kill training runs at random steps, resume, compare loss by loss
 	@$(SETUP) dev
 	$(BIN)/python -m pytest -m kill
+
+test-fuzz:  ## 100,000 random flips for every parser of a file that may be hostile
+	@$(SETUP) dev
+	$(BIN)/python -m pytest -m fuzz
 
 wheel:  ## build dist/puna-*.whl
 	@$(SETUP) dev
