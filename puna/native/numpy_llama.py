@@ -8,7 +8,7 @@ new rows of several sequences, each with its own cache; the matrix products are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from puna.errors import CheckpointError, UsageError
 
 Array = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Sizes = Mapping[str, tuple[int, ...]]  # name -> shape
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,27 @@ class KvCache:
 class NumpyLlama:
     """Token ids -> final states -> logits, from float32 arrays under Meta's names.
 
-    A missing `output.weight` means that the output shares the embedding's weights.
-    Raises CheckpointError when an array is missing, superfluous or of another shape.
+    A missing `output.weight` means that the output shares the embedding's weights. Arrays are
+    looked up where they are used and not kept, so that a mapping may read them from the disk each
+    time; `sizes` then tells their shapes without reading. Raises CheckpointError when an array is
+    missing, superfluous or of another shape.
     """
 
-    def __init__(self, shape: Shape, arrays: Mapping[str, Array]) -> None:
-        _check_arrays(shape, arrays)
+    def __init__(
+        self,
+        shape: Shape,
+        arrays: Mapping[str, Array],
+        sizes: Sizes | None = None,
+    ) -> None:
+        if sizes is None:
+            sizes = {name: array.shape for name, array in arrays.items()}
+        _check_sizes(shape, sizes)
         self.shape = shape
         self.arrays = arrays
-        self.embedding = arrays["tok_embeddings.weight"]
-        self.output = arrays.get("output.weight", self.embedding)
+        self.vocabulary_size = sizes["tok_embeddings.weight"][0]
+        self._output = "output.weight" if "output.weight" in sizes else "tok_embeddings.weight"
         angles = np.outer(np.arange(shape.context_length, dtype=np.float32), shape.frequencies)
         self.cosines, self.sines = np.cos(angles), np.sin(angles)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens the logits cover."""
-        return len(self.output)
 
     def hidden(self, batch: Sequence[tuple[KvCache, Ids]]) -> Array:
         """Final normalised states [rows, dim] of the new ids, sequence after sequence.
@@ -88,22 +93,33 @@ class NumpyLlama:
         Each sequence's positions continue after its cache's `length`, and the cache grows by
         them. Raises UsageError past the cache's or the context's end, or for an unknown id.
         """
+        for x in self.states(batch):
+            last = x
+        return self.normalised(last)
+
+    def states(self, batch: Sequence[tuple[KvCache, Ids]]) -> Iterator[Array]:
+        """The states [rows, dim] after the embedding and after each layer, as `hidden` runs."""
         for cache, ids in batch:
             self._check_ids(cache, ids)
         ids = np.concatenate([ids for _, ids in batch])
         positions = np.concatenate([np.arange(c.length, c.length + len(new)) for c, new in batch])
         cosines, sines = self.cosines[positions][:, None], self.sines[positions][:, None]
-        x = self.embedding[ids]  # rows dim
+        x = self.arrays["tok_embeddings.weight"][ids]  # rows dim
+        yield x
         for layer in range(self.shape.layers):
             x = x + self._attention(layer, x, (cosines, sines), batch)
             x = x + self._feed_forward(layer, x)
+            yield x
         for cache, new in batch:
             cache.length += len(new)
+
+    def normalised(self, x: Array) -> Array:
+        """The final norm of the last layer's states [rows, dim]."""
         return rms_norm(x, self.arrays["norm.weight"], self.shape.norm_epsilon)
 
     def logits(self, hidden: Array) -> Array:
         """Logits [rows, vocabulary] for the token after each of the states [rows, dim]."""
-        scores: Array = hidden @ self.output.T
+        scores: Array = hidden @ self.arrays[self._output].T
         return scores
 
     def _weight(self, layer: int, name: str) -> Array:
@@ -218,10 +234,10 @@ def llama3_frequencies(
     return stretched
 
 
-def _check_arrays(shape: Shape, arrays: Mapping[str, Array]) -> None:
-    wanted = _wanted_shapes(shape, arrays)
-    for name in sorted(set(wanted) | set(arrays)):
-        found = arrays[name].shape if name in arrays else None
+def _check_sizes(shape: Shape, sizes: Sizes) -> None:
+    wanted = _wanted_sizes(shape, sizes)
+    for name in sorted(set(wanted) | set(sizes)):
+        found = sizes.get(name)
         if name not in wanted:
             raise CheckpointError(f"the weights hold {name}, which a LLaMA of this shape lacks")
         if found != wanted[name]:
@@ -232,13 +248,13 @@ def _check_arrays(shape: Shape, arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _wanted_shapes(shape: Shape, arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight; sizes the shape does not tell come from two of them."""
+def _wanted_sizes(shape: Shape, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Name -> size of every weight; what the shape does not tell comes from two of them."""
     for name in ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight"):
-        if name not in arrays or arrays[name].ndim != 2:
+        if len(sizes.get(name, ())) != 2:
             raise CheckpointError(f"the weights should hold the matrix {name}, found none")
-    vocabulary, dim = arrays["tok_embeddings.weight"].shape
-    ffn_dim = len(arrays["layers.0.feed_forward.w1.weight"])
+    vocabulary, dim = sizes["tok_embeddings.weight"]
+    ffn_dim = sizes["layers.0.feed_forward.w1.weight"][0]
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     per_layer: dict[str, tuple[int, ...]] = {
         "attention_norm": (dim,),
@@ -258,6 +274,6 @@ def _wanted_shapes(shape: Shape, arrays: Mapping[str, Array]) -> dict[str, tuple
     }
     wanted["tok_embeddings.weight"] = (vocabulary, dim)
     wanted["norm.weight"] = (dim,)
-    if "output.weight" in arrays:
+    if "output.weight" in sizes:
         wanted["output.weight"] = (vocabulary, dim)
     return wanted

@@ -157,7 +157,7 @@ def test_gradients_equal_those_of_transformers(shape, length):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_numpy_twin_gives_the_same_logits(shape):
-    from puna.infer.backends.numpy_backend import numpy_shape
+    from puna.model.twin import numpy_shape
     from puna.native.numpy_llama import KvCache as TwinCache
     from puna.native.numpy_llama import NumpyLlama
 

@@ -15,6 +15,7 @@ from puna.infer.backends.base import (
     rows_per_block,
 )
 from puna.model.sizes import ModelConfig
+from puna.model.twin import numpy_shape
 from puna.native import numpy_llama
 
 
@@ -58,27 +59,3 @@ class NumpyBackend:
             scores[rows] = logits[np.arange(len(rows)), flat[rows]] - normaliser
         total: npt.NDArray[np.float64] = scores.reshape(targets.shape).sum(axis=-1)
         return total
-
-
-def numpy_shape(config: ModelConfig) -> numpy_llama.Shape:
-    """The plain numbers the twin needs of a model's config, rope scaling resolved."""
-    frequencies = numpy_llama.rotary_frequencies(config.head_dim, config.rope_theta)
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.kind == "linear":
-        frequencies = frequencies / np.float32(scaling.factor)
-    elif scaling is not None:
-        frequencies = numpy_llama.llama3_frequencies(
-            frequencies,
-            factor=scaling.factor,
-            low=scaling.low_frequency_factor,
-            high=scaling.high_frequency_factor,
-            original_context_length=scaling.original_context_length,
-        )
-    return numpy_llama.Shape(
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_head_count,
-        context_length=config.context_length,
-        norm_epsilon=config.norm_epsilon,
-        frequencies=frequencies,
-    )
