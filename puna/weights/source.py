@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 
 Format = Literal["puna", "meta", "hf", "gguf", "llama2c"]
@@ -91,6 +92,17 @@ def tensor_names(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied_embeddings:
         shapes["output.weight"] = (config.vocabulary_size, dim)
     return shapes
+
+
+def require_finite(values: FloatArray, where: str) -> FloatArray:
+    """`values` as they are. Raises CheckpointError for NaN and infinity, which no weight is."""
+    if not np.isfinite(values).all():
+        count = values.size - int(np.isfinite(values).sum())
+        raise CheckpointError(
+            f"{where}: its values should be finite, {count} of {values.size} are NaN or infinite",
+            hint="the weights are damaged, or overflowed when they were written; get them again",
+        )
+    return values
 
 
 def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:

@@ -1,0 +1,390 @@
+"""The zip files of torch.save, read by ourselves: members that lie there as they are, all checked.
+
+Only what torch writes is accepted: one disk, no comment, nothing compressed or encrypted, no name
+twice, members that lie one after the other in front of the directory, which ends the file. What a
+directory claims is held against the file's size before anything of that size is allocated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from puna.errors import CheckpointError
+
+ENTRY_LIMIT = 100_000  # a LLaMA of 405 billion parameters has 1,141 members
+BLOCK_BYTES = 1 << 20
+HINT = "the file is damaged, or torch.save did not write it; copy or download it again"
+
+_DESCRIPTOR, _UTF8 = 1 << 3, 1 << 11  # flags: sizes follow the data, the name is UTF-8
+_STORED = 0
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # "the number stands in the zip64 record"
+_ZIP64_FIELD = 1
+
+
+class _End(NamedTuple):
+    """The last record of a zip file; `layout` is how it lies there."""
+
+    signature: int
+    disk: int
+    directory_disk: int
+    entries_here: int
+    entries: int
+    directory_bytes: int
+    directory_offset: int
+    comment_bytes: int
+
+
+class _End64(NamedTuple):
+    """The end record with 64-bit numbers."""
+
+    signature: int
+    record_bytes: int  # from the next field on
+    made_by: int
+    needs: int
+    disk: int
+    directory_disk: int
+    entries_here: int
+    entries: int
+    directory_bytes: int
+    directory_offset: int
+
+
+class _Locator64(NamedTuple):
+    """Where the 64-bit end record lies."""
+
+    signature: int
+    disk: int
+    end_offset: int
+    disks: int
+
+
+class _Central(NamedTuple):
+    """One entry of the directory; name, extra fields and comment follow it."""
+
+    signature: int
+    made_by: int
+    needs: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc: int
+    stored_bytes: int
+    size: int
+    name_bytes: int
+    extra_bytes: int
+    comment_bytes: int
+    disk: int
+    internal: int
+    external: int
+    local_offset: int
+
+
+class _Local(NamedTuple):
+    """What lies before a member's data; name and extra fields follow it."""
+
+    signature: int
+    needs: int
+    flags: int
+    method: int
+    time: int
+    date: int
+    crc: int
+    stored_bytes: int
+    size: int
+    name_bytes: int
+    extra_bytes: int
+
+
+END, END64 = struct.Struct("<L4H2LH"), struct.Struct("<LQ2H2L4Q")
+LOCATOR64 = struct.Struct("<LLQL")
+CENTRAL, LOCAL = struct.Struct("<L6H3L5H2L"), struct.Struct("<L5H3L2H")
+END_MARK, END64_MARK, LOCATOR64_MARK = 0x06054B50, 0x06064B50, 0x07064B50
+CENTRAL_MARK, LOCAL_MARK = 0x02014B50, 0x04034B50
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One stored file: `size` bytes at byte `offset`, with the CRC-32 they should have."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """Where the list of members lies and how many it should hold."""
+
+    offset: int
+    size: int
+    entries: int
+
+
+class StoredZip:
+    """An opened zip file. `members` are its files by name, in the directory's order.
+
+    Raises CheckpointError that names file and offset where the zip file is not as torch writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._whole: set[str] = set()  # members whose CRC was found right
+        try:
+            with path.open("rb") as file:
+                self.members = _read_members(file, path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    def content(self, name: str) -> bytes:
+        """All bytes of a small member, checked against its CRC."""
+        return self.array(name, 0, self.members[name].size).tobytes()
+
+    def array(self, name: str, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Bytes `start` up to `start + count` of a member, once all of it has the right CRC.
+
+        Raises CheckpointError where the bytes are gone or others than were written.
+        """
+        member = self.members[name]
+        try:
+            self._check(member)
+            found = np.fromfile(self.path, np.uint8, count, offset=member.offset + start)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        if len(found) != count:
+            raise self._cut_off(member)
+        return found
+
+    def _check(self, member: Member) -> None:
+        if member.name in self._whole:
+            return
+        block, crc, left = bytearray(min(BLOCK_BYTES, member.size)), 0, member.size
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(member.offset)
+            while left:
+                count = file.readinto(memoryview(block)[: min(left, len(block))])
+                if not count:
+                    raise self._cut_off(member)
+                crc = zlib.crc32(memoryview(block)[:count], crc)
+                left -= count
+        if crc != member.crc:
+            raise CheckpointError(
+                f"{self.path}: {member.name} at byte {member.offset} should have the CRC "
+                f"{member.crc:08x}, found {crc:08x}",
+                hint=HINT,
+            )
+        self._whole.add(member.name)
+
+    def _cut_off(self, member: Member) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path}: {member.name} should have {member.size} bytes from byte "
+            f"{member.offset}, the file ends before",
+            hint="it became shorter since it was opened; open it again",
+        )
+
+
+def _read_members(file: IO[bytes], path: Path) -> dict[str, Member]:
+    file_size = file.seek(0, 2)
+    directory = _find_directory(file, file_size, path)
+    file.seek(directory.offset)
+    records = file.read(directory.size)
+    members: dict[str, Member] = {}
+    spans: list[tuple[int, int, str]] = []
+    for member, start in _entries(records, directory, path):
+        if member.name in members:
+            raise broken(path, start, f"the name {shown(member.name)} comes twice")
+        placed = _placed(file, member, start, path)
+        end = placed.offset + placed.size
+        if end > directory.offset:
+            found = f"{shown(member.name)} would end at byte {end}"
+            raise broken(path, start, f"members end before byte {directory.offset}, {found}")
+        members[placed.name] = placed
+        spans.append((start, end, placed.name))
+    spans.sort()
+    for (_, end, name), (start, _, other) in itertools.pairwise(spans):
+        if start < end:
+            raise broken(path, start, f"{shown(other)} lies within {shown(name)}")
+    _require_checksums(members, path)
+    return members
+
+
+def _find_directory(file: IO[bytes], file_size: int, path: Path) -> _Directory:
+    """The directory, which must end where the end records begin, at the very end of the file."""
+    at = file_size - END.size
+    record = _unpack(file, END, at)
+    if record is None or record[0] != END_MARK:
+        raise broken(path, max(at, 0), "the last 22 bytes should be a zip file's end record")
+    end = _End(*record)
+    if end.disk or end.directory_disk or end.entries_here != end.entries or end.comment_bytes:
+        raise broken(path, at, "the end record should tell of one disk and no comment")
+    found = _Directory(end.directory_offset, end.directory_bytes, end.entries)
+    locator = _unpack(file, LOCATOR64, at - LOCATOR64.size)
+    if locator is not None and locator[0] == LOCATOR64_MARK:
+        at -= LOCATOR64.size + END64.size
+        found = _zip64_directory(file, at, _Locator64(*locator), found, path)
+    if found.entries > ENTRY_LIMIT:
+        raise broken(path, at, f"at most {ENTRY_LIMIT} members are read, it says {found.entries}")
+    if found.offset + found.size != at or found.size < found.entries * CENTRAL.size:
+        says = f"{found.size} bytes from byte {found.offset}"
+        raise broken(
+            path, at, f"the list of {found.entries} members should end here, it has {says}"
+        )
+    return found
+
+
+def _zip64_directory(
+    file: IO[bytes], at: int, locator: _Locator64, small: _Directory, path: Path
+) -> _Directory:
+    """The directory by the 64-bit record; the 32-bit one must say the same or nothing."""
+    record = _unpack(file, END64, at)
+    if record is None or record[0] != END64_MARK or locator.end_offset != at:
+        raise broken(path, max(at, 0), "the zip64 end record should be here")
+    end = _End64(*record)
+    is_plain = end.record_bytes == END64.size - 12 and end.entries_here == end.entries
+    if not is_plain or end.disk or end.directory_disk or locator.disk or locator.disks != 1:
+        raise broken(path, at, "the zip64 end record should be 56 bytes and tell of one disk")
+    found = _Directory(end.directory_offset, end.directory_bytes, end.entries)
+    for one, other, nothing in (
+        (small.entries, found.entries, _FULL16),
+        (small.size, found.size, _FULL32),
+        (small.offset, found.offset, _FULL32),
+    ):
+        if one not in (other, nothing):
+            raise broken(path, at, f"the two end records should agree, they say {one} and {other}")
+    return found
+
+
+def _entries(records: bytes, directory: _Directory, path: Path) -> Iterator[tuple[Member, int]]:
+    """Each entry as a member whose offset is not known yet, and where its local header lies."""
+    position = 0
+    for _ in range(directory.entries):
+        where = directory.offset + position
+        if position + CENTRAL.size > len(records):
+            raise broken(path, where, "the directory ends within an entry")
+        entry = _Central(*CENTRAL.unpack_from(records, position))
+        name_at = position + CENTRAL.size
+        extra_at = name_at + entry.name_bytes
+        position = extra_at + entry.extra_bytes + entry.comment_bytes
+        if entry.signature != CENTRAL_MARK or position > len(records):
+            raise broken(path, where, "a whole directory entry should be here")
+        _require_plain(entry.flags, entry.method, path, where)
+        extra = records[extra_at : extra_at + entry.extra_bytes]
+        size, local_offset = _wide(entry, extra, path, where)
+        name = _decoded(records[name_at:extra_at], path, where)
+        yield Member(name, -1, size, entry.crc), local_offset
+    if position != len(records):
+        raise broken(path, directory.offset + position, "the directory holds more than its entries")
+
+
+def _wide(entry: _Central, extra: bytes, path: Path, where: int) -> tuple[int, int]:
+    """The member's size and its local header's offset, from the zip64 field where they are big."""
+    wide = _zip64_field(extra, path, where)
+    values: list[int] = []
+    for value in (entry.size, entry.stored_bytes, entry.local_offset):
+        if value == _FULL32:
+            if len(wide) < 8:
+                raise broken(path, where, "a zip64 size should be given, it is missing")
+            value, wide = int.from_bytes(wide[:8], "little"), wide[8:]
+        values.append(value)
+    if values[0] != values[1] or entry.disk:
+        raise broken(path, where, "a stored member should have one size and lie on the one disk")
+    return values[0], values[2]
+
+
+def _zip64_field(extra: bytes, path: Path, where: int) -> bytes:
+    """The content of extra field 1, b"" where there is none; torch pads with field 0x4246."""
+    found, position = b"", 0
+    while position + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, position)
+        position += 4
+        if position + size > len(extra) or (kind == _ZIP64_FIELD and found):
+            raise broken(path, where, "the extra fields of an entry do not fit together")
+        if kind == _ZIP64_FIELD:
+            found = extra[position : position + size]
+        position += size
+    return found
+
+
+def _placed(file: IO[bytes], member: Member, start: int, path: Path) -> Member:
+    """`member` with the offset of its data, by its local header at `start`, which must agree."""
+    record = _unpack(file, LOCAL, start)
+    if record is None or record[0] != LOCAL_MARK:
+        raise broken(path, start, f"the local header of {shown(member.name)} should be here")
+    local = _Local(*record)
+    _require_plain(local.flags, local.method, path, start)
+    if file.read(local.name_bytes) != member.name.encode():
+        raise broken(path, start, f"the directory calls this member {shown(member.name)}")
+    if not local.flags & _DESCRIPTOR:
+        sizes = (member.size, _FULL32)
+        if local.crc != member.crc or local.size not in sizes or local.stored_bytes not in sizes:
+            raise broken(path, start, f"{shown(member.name)} has another size or CRC here")
+    offset = start + LOCAL.size + local.name_bytes + local.extra_bytes
+    return Member(member.name, offset, member.size, member.crc)
+
+
+def _require_plain(flags: int, method: int, path: Path, where: int) -> None:
+    if flags & ~(_DESCRIPTOR | _UTF8):
+        raise broken(
+            path, where, f"an encrypted or patched member cannot be read (flags {flags:#x})"
+        )
+    if method != _STORED:
+        raise CheckpointError(
+            f"{path}: byte {where}: members should be stored as they are, this one is compressed "
+            f"(method {method})",
+            hint="unpack it and pack it again without compression: zip -0 -D -r",
+        )
+
+
+def _decoded(name: bytes, path: Path, where: int) -> str:
+    """The member's name. Nothing is ever unpacked under it, but torch writes none like these."""
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        raise broken(path, where, "a member's name should be UTF-8") from None
+    parts = text.split("/")
+    if not text.isprintable() or "\\" in text or "" in parts or ".." in parts or "." in parts:
+        raise broken(path, where, f"{shown(text)} is no name of a member of torch's")
+    return text
+
+
+def _require_checksums(members: dict[str, Member], path: Path) -> None:
+    if any(member.size for member in members.values()) and not any(
+        member.crc for member in members.values()
+    ):
+        raise CheckpointError(
+            f"{path}: every member should have a CRC, they are all zero",
+            hint="save it again after torch.serialization.set_crc32_options(True), the default",
+        )
+
+
+def _unpack(file: IO[bytes], layout: struct.Struct, offset: int) -> tuple[int, ...] | None:
+    """The record at `offset`; None where it does not lie within the file."""
+    if not 0 <= offset <= file.seek(0, 2):
+        return None
+    file.seek(offset)
+    record = file.read(layout.size)
+    return layout.unpack(record) if len(record) == layout.size else None
+
+
+def shown(text: str) -> str:
+    """A name from a file as a message may carry it: quoted, escaped, and not a flood."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def broken(path: Path, offset: int, what: str) -> CheckpointError:
+    """The error for a zip file that breaks a rule at `offset`."""
+    return CheckpointError(f"{path}: byte {offset}: {what}", hint=HINT)
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read: {error.strerror or error}")
