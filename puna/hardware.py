@@ -276,6 +276,25 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
+# Places
+
+
+def cache_folder() -> Path:
+    """Where pulled models lie: PUNA_CACHE, else the platform's folder for caches."""
+    chosen = os.environ.get("PUNA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("puna", appauthor=False))
+
+
+def is_offline() -> bool:
+    """Whether the network must not be touched: PUNA_OFFLINE or HF_HUB_OFFLINE is set."""
+    values = (os.environ.get(name, "") for name in ("PUNA_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.lower() not in ("", "0", "false", "no", "off") for value in values)
+
+
 # Measured rates
 
 
@@ -371,6 +390,11 @@ def compiler() -> tuple[str | None, str]:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return path, "Python.h is missing (Debian: apt-get install python3-dev)"
     return path, ""
+
+
+def isa_wish() -> str | None:
+    """The build of the kernels that the user names in PUNA_ISA; None leaves the choice to Puna."""
+    return os.environ.get("PUNA_ISA") or None
 
 
 def versions() -> dict[str, str | None]:

@@ -20,9 +20,11 @@ VERSIONS = {
     "puna.shards": 1,
     "puna.checkpoint": 1,
     "puna.metrics": 1,
+    "puna.meta": 1,
     "puna.recipe": 1,
     "puna.bench": 1,
     "puna.evaluation": 1,
+    "puna.pulled": 1,
 }
 
 
