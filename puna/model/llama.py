@@ -60,7 +60,7 @@ class Llama(nn.Module):
         self.output = nn.Linear(config.dim, config.vocabulary_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
-        cosines, sines = rotary_factors(config, config.context_length)
+        cosines, sines = rotary_factors(config, config.unstretched_length)
         self.register_buffer("rotary_cosines", cosines, persistent=False)
         self.register_buffer("rotary_sines", sines, persistent=False)
 
@@ -76,7 +76,8 @@ class Llama(nn.Module):
         compiled).
 
         With a cache, positions continue after `cache.length` and the keys and values are
-        appended. Raises UsageError when they would pass the context length.
+        appended (keys as they were turned when their sequence was that long, see `dynamic` in
+        RopeScaling). Raises UsageError when they would pass the context length.
         """
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1]
@@ -85,7 +86,7 @@ class Llama(nn.Module):
                 f"positions up to {end} were asked for, the model's context is "
                 f"{self.config.context_length} tokens"
             )
-        cosines, sines = self.rotary_cosines[start:end], self.rotary_sines[start:end]
+        cosines, sines = self._turns(start, end)
         x: Tensor = self.tok_embeddings(ids)
         for index, block in enumerate(self.layers if blocks is None else blocks):
             x = block(x, cosines, sines, None if cache is None else (cache, index))
@@ -98,6 +99,14 @@ class Llama(nn.Module):
         """Logits [batch, time, vocabulary] for the token after each of `ids` [batch, time]."""
         logits: Tensor = self.output(self.hidden(ids, cache))
         return logits
+
+    def _turns(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the positions from `start` on in a sequence of `end`."""
+        cosines, sines = self.rotary_cosines, self.rotary_sines
+        if end > self.config.unstretched_length:
+            device = cosines.device
+            cosines, sines = (one.to(device) for one in rotary_factors(self.config, end))
+        return cosines[start:end], sines[start:end]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:

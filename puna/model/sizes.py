@@ -14,10 +14,12 @@ class RopeScaling:
     """How later LLaMAs stretch rotary positions beyond the trained context.
 
     `linear` divides every frequency by `factor`; `llama3` divides only the slow ones, blending
-    between the two wavelengths that `low_frequency_factor` and `high_frequency_factor` set.
+    between the two wavelengths that `low_frequency_factor` and `high_frequency_factor` set;
+    `dynamic` raises theta by the sequence's length, from `original_context_length` on (there, at
+    factor times that length, to about theta · factor²).
     """
 
-    kind: Literal["linear", "llama3"]
+    kind: Literal["linear", "dynamic", "llama3"]
     factor: float
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
@@ -70,11 +72,24 @@ class ModelConfig:
             )
         if self.kv_head_count < 1 or self.heads % self.kv_head_count:
             raise ConfigError(f"model.kv_heads must divide heads {self.heads}, got {self.kv_heads}")
+        scaling = self.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic" and self.head_dim < 4:
+            raise ConfigError(
+                f"dynamic model.rope_scaling needs heads of at least 4 values, got {self.head_dim}"
+            )
 
     @property
     def head_dim(self) -> int:
         """Values in one attention head."""
         return self.dim // self.heads
+
+    @property
+    def unstretched_length(self) -> int:
+        """How long a sequence may be before its length changes its turns: only `dynamic` does."""
+        scaling = self.rope_scaling
+        if scaling is None or scaling.kind != "dynamic":
+            return self.context_length
+        return min(self.context_length, scaling.original_context_length)
 
     @property
     def kv_head_count(self) -> int:

@@ -22,10 +22,20 @@ Sizes = Mapping[str, tuple[int, ...]]  # name -> shape
 
 
 @dataclass(frozen=True)
+class DynamicScaling:
+    """Rotary positions that turn more slowly in sequences beyond the original length."""
+
+    theta: float
+    factor: float
+    original_context_length: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """The numbers of a LLaMA that its weights alone do not tell.
 
-    `frequencies` holds radians per position, float32 [head_dim / 2], from `rotary_frequencies`.
+    `frequencies` holds radians per position, float32 [head_dim / 2], from `rotary_frequencies`;
+    with `dynamic` they hold for sequences up to its original length.
     """
 
     layers: int
@@ -34,6 +44,7 @@ class Shape:
     context_length: int
     norm_epsilon: float
     frequencies: Array
+    dynamic: DynamicScaling | None = None
 
     @property
     def head_dim(self) -> int:
@@ -102,8 +113,8 @@ class NumpyLlama:
         for cache, ids in batch:
             self._check_ids(cache, ids)
         ids = np.concatenate([ids for _, ids in batch])
-        positions = np.concatenate([np.arange(c.length, c.length + len(new)) for c, new in batch])
-        cosines, sines = self.cosines[positions][:, None], self.sines[positions][:, None]
+        turns = [self._turns(cache.length, cache.length + len(new)) for cache, new in batch]
+        cosines, sines = (np.concatenate(part)[:, None] for part in zip(*turns, strict=True))
         x = self.arrays["tok_embeddings.weight"][ids]  # rows dim
         yield x
         for layer in range(self.shape.layers):
@@ -121,6 +132,15 @@ class NumpyLlama:
         """Logits [rows, vocabulary] for the token after each of the states [rows, dim]."""
         scores: Array = hidden @ self.arrays[self._output].T
         return scores
+
+    def _turns(self, start: int, end: int) -> tuple[Array, Array]:
+        """Cosines and sines of the positions from `start` on in a sequence of `end`."""
+        dynamic = self.shape.dynamic
+        if dynamic is None or end <= dynamic.original_context_length:
+            return self.cosines[start:end], self.sines[start:end]
+        frequencies = dynamic_frequencies(self.shape.head_dim, dynamic, end)
+        angles = np.outer(np.arange(start, end, dtype=np.float32), frequencies)
+        return np.cos(angles), np.sin(angles)
 
     def _weight(self, layer: int, name: str) -> Array:
         return self.arrays[f"layers.{layer}.{name}.weight"]
@@ -218,6 +238,16 @@ def rotary_frequencies(head_dim: int, theta: float) -> Array:
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies: Array = np.power(np.float32(theta), -exponents)
     return frequencies
+
+
+def dynamic_frequencies(head_dim: int, dynamic: DynamicScaling, length: int) -> Array:
+    """Radians per position of each pair in a sequence of `length` beyond the original one, L.
+
+    As `rotary_frequencies` of theta · (1 + factor · (length / L - 1)) ^ (head_dim / (head_dim - 2)).
+    """
+    beyond = length / dynamic.original_context_length - 1
+    raised = (1 + dynamic.factor * beyond) ** (head_dim / (head_dim - 2))
+    return rotary_frequencies(head_dim, dynamic.theta * raised)
 
 
 def llama3_frequencies(

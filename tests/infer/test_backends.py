@@ -65,6 +65,16 @@ def test_backends_agree_on_logits_and_scores(shape):
     )
 
 
+def test_backends_stretch_dynamic_positions_by_the_same_lengths():
+    changes = {"rope_scaling": RopeScaling("dynamic", 2.0, original_context_length=16)}
+    twin, fast = (make(name, changes) for name in ("numpy", "torch"))
+    ids = prompts()[2]
+    for sizes in ((), (10, 20, 1, 1)):
+        np.testing.assert_allclose(
+            all_logits(fast, ids, sizes), all_logits(twin, ids, sizes), atol=LOGIT_TOLERANCE, rtol=0
+        )
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_torch_on_cuda_agrees_with_the_twin(shape):

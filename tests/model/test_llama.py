@@ -42,6 +42,9 @@ SHAPES = {
         rope_theta=500000.0,
         rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, original_context_length=32),
     ),
+    "dynamic scaling": dataclasses.replace(
+        BASE, kv_heads=2, rope_scaling=RopeScaling("dynamic", 4.0, original_context_length=40)
+    ),
 }
 LENGTHS = (1, 7, 129, 160)
 
@@ -77,7 +80,7 @@ def hf_peer(config: ModelConfig, seed: int = 0):
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_head_count,
-            max_position_embeddings=config.context_length,
+            max_position_embeddings=config.unstretched_length,
             rms_norm_eps=config.norm_epsilon,
             tie_word_embeddings=config.tied_embeddings,
             rope_parameters=hf_rope(config),
@@ -186,6 +189,19 @@ def test_a_later_token_never_changes_an_earlier_logit(shape, changed):
             first, second = model(batch).detach(), model(other).detach()
         assert torch.equal(first[:, :changed], second[:, :changed])
         assert not torch.equal(first[:, changed:], second[:, changed:])
+
+
+def test_dynamic_scaling_decodes_beyond_the_original_length_as_transformers_does():
+    config = SHAPES["dynamic scaling"]
+    peer, model = pair(config)
+    batch = ids(config, 1, 120)
+    cache, past = KvCache(config, batch=1, capacity=120), None
+    with torch.no_grad():
+        for piece in torch.split(batch, [30, 10, 1, 1, 58, 20], dim=1):
+            wanted = peer(piece, past_key_values=past, use_cache=True)
+            past = wanted.past_key_values
+            found = model(piece, cache)
+            torch.testing.assert_close(found, wanted.logits, atol=LOGIT_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

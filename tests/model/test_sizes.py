@@ -133,6 +133,22 @@ def test_impossible_rope_scaling_is_refused_by_name(changes, named_key):
         RopeScaling(**{"kind": "llama3", "factor": 8.0, **changes})
 
 
+def test_dynamic_scaling_needs_more_than_one_pair_a_head():
+    scaling = RopeScaling("dynamic", 2.0, original_context_length=16)
+    with pytest.raises(ConfigError, match="at least 4 values, got 2"):
+        ModelConfig(dim=8, heads=4, rope_scaling=scaling)
+
+
+@pytest.mark.parametrize(
+    ("kind", "original", "wanted"),
+    [("linear", 16, 256), ("llama3", 16, 256), ("dynamic", 16, 16), ("dynamic", 512, 256)],
+)
+def test_only_dynamic_scaling_goes_by_the_length_of_a_sequence(kind, original, wanted):
+    scaling = RopeScaling(kind, 4.0, original_context_length=original)
+    assert ModelConfig(rope_scaling=scaling).unstretched_length == wanted
+    assert ModelConfig().unstretched_length == 256
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         named("7B").dim = 1  # type: ignore[misc]

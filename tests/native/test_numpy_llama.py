@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from puna.errors import CheckpointError, UsageError
 from puna.native.numpy_llama import (
+    DynamicScaling,
     KvCache,
     NumpyLlama,
     Shape,
@@ -53,7 +54,7 @@ def hf_pair(*, scaling=None, kv_heads=4, tied=False, theta=10000.0, seed=0):
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=64,
+        max_position_embeddings=24 if scaling == DYNAMIC else 64,
         rms_norm_eps=1e-5,
         tie_word_embeddings=tied,
         rope_parameters=parameters,
@@ -67,8 +68,10 @@ def hf_pair(*, scaling=None, kv_heads=4, tied=False, theta=10000.0, seed=0):
             elif "embed" not in name:
                 parameter.mul_(5)
     arrays = {name: array.detach().numpy() for name, array in peer.state_dict().items()}
-    frequencies = rotary_frequencies(16, theta)
-    if scaling and scaling["rope_type"] == "linear":
+    frequencies, dynamic = rotary_frequencies(16, theta), None
+    if scaling == DYNAMIC:
+        dynamic = DynamicScaling(theta, scaling["factor"], original_context_length=24)
+    elif scaling and scaling["rope_type"] == "linear":
         frequencies = frequencies / np.float32(scaling["factor"])
     elif scaling:
         frequencies = llama3_frequencies(
@@ -78,11 +81,12 @@ def hf_pair(*, scaling=None, kv_heads=4, tied=False, theta=10000.0, seed=0):
             high=scaling["high_freq_factor"],
             original_context_length=scaling["original_max_position_embeddings"],
         )
-    shape = Shape(3, 4, kv_heads, 64, 1e-5, frequencies)
+    shape = Shape(3, 4, kv_heads, 64, 1e-5, frequencies, dynamic)
     return peer, NumpyLlama(shape, hf_to_meta(arrays, 16, tied=tied))
 
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 3.0}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -101,8 +105,9 @@ LLAMA3 = {
         {"theta": 500000.0},
         {"scaling": LINEAR},
         {"scaling": LLAMA3, "kv_heads": 2},
+        {"scaling": DYNAMIC, "kv_heads": 2},
     ],
-    ids=["plain", "grouped-query", "one kv head, tied", "theta", "linear", "llama3"],
+    ids=["plain", "grouped-query", "one kv head, tied", "theta", "linear", "llama3", "dynamic"],
 )
 def test_logits_equal_those_of_transformers(options):
     torch = pytest.importorskip("torch")
@@ -111,6 +116,27 @@ def test_logits_equal_those_of_transformers(options):
     with torch.no_grad():
         wanted = peer(torch.from_numpy(ids)[None]).logits[0].numpy()
     np.testing.assert_allclose(run(twin, ids), wanted, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 23, 24])
+def test_dynamic_scaling_leaves_sequences_up_to_the_original_length_alone(length):
+    _, stretched = hf_pair(scaling=DYNAMIC)
+    _, plain = hf_pair()
+    ids = np.arange(length)
+    assert np.array_equal(run(stretched, ids), run(plain, ids))
+
+
+def test_dynamic_scaling_goes_by_the_length_of_each_sequence_of_a_call():
+    torch = pytest.importorskip("torch")
+    peer, twin = hf_pair(scaling=DYNAMIC)
+    random = np.random.default_rng(1)
+    sequences = [random.integers(0, 97, length) for length in (10, 30, 64)]
+    batch = [(KvCache(twin.shape, 64), ids) for ids in sequences]
+    found = np.split(twin.logits(twin.hidden(batch)), [10, 40])
+    for logits, ids in zip(found, sequences, strict=True):
+        with torch.no_grad():
+            wanted = peer(torch.from_numpy(ids)[None]).logits[0].numpy()
+        np.testing.assert_allclose(logits, wanted, atol=LOGIT_TOLERANCE, rtol=0)
 
 
 @needs_shared

@@ -113,6 +113,6 @@ def llama_from_arrays(config: ModelConfig, arrays: Mapping[str, FloatArray]) -> 
         raise CheckpointError(f"the weights are not those of the recipe's model: {error}") from None
     if config.tied_embeddings:
         model.output.weight = model.tok_embeddings.weight
-    cosines, sines = rotary_factors(config, config.context_length)
+    cosines, sines = rotary_factors(config, config.unstretched_length)
     model.rotary_cosines, model.rotary_sines = cosines, sines
     return model
