@@ -243,7 +243,7 @@ def rotary_frequencies(head_dim: int, theta: float) -> Array:
 def dynamic_frequencies(head_dim: int, dynamic: DynamicScaling, length: int) -> Array:
     """Radians per position of each pair in a sequence of `length` beyond the original one, L.
 
-    As `rotary_frequencies` of theta · (1 + factor · (length / L - 1)) ^ (head_dim / (head_dim - 2)).
+    Those of theta · (1 + factor · (length / L - 1)) ^ (head_dim / (head_dim - 2)).
     """
     beyond = length / dynamic.original_context_length - 1
     raised = (1 + dynamic.factor * beyond) ** (head_dim / (head_dim - 2))
