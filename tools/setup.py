@@ -93,8 +93,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 def wanted_fingerprint(root: Path, torch: str, torch_index: str) -> str:
     """A hash of everything that decides what gets installed."""
     digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt", "tools/setup.py"):
-        digest.update((root / name).read_bytes() + b"\0")
+    names = ["pyproject.toml", "constraints.txt", "tools/setup.py", "CMakeLists.txt"]
+    kernels = sorted((root / "puna/native/csrc").iterdir())  # compiled by the installation
+    for path in [*(root / name for name in names), *kernels]:
+        digest.update(path.read_bytes() + b"\0")
     digest.update("\0".join([str(root), torch, torch_index, sys.version]).encode())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from puna import hardware
 from puna.console import Console, human_bytes
+from puna.native import kernels
 
 LITTLE_BYTES = 2 * 2**30  # the demo's memory and disk stay below this
 NOTABLE_INSTRUCTIONS = (
@@ -78,12 +79,20 @@ def _processor(record: dict[str, Any]) -> list[Finding]:
     cores = hardware.usable_cores()
     record.update(cpu=hardware.cpu_name(), usable_cores=cores, instruction_sets=notable)
     vector = {"avx2", "asimd", "avx512f"} & flags
+    isa, missing = kernels.isa(), kernels.missing_reason()
+    record.update(kernels=isa, kernels_missing=missing)
+    build_them = "install g++ and python3-dev, then Puna again: training on a CPU gets faster"
     return [
         Finding("processor", f"{hardware.cpu_name()}, {cores} usable cores"),
         Finding(
             "instructions",
             ", ".join(notable) or "none known",
             "" if vector else "no vector instructions found: training will be slow here",
+        ),
+        Finding(
+            "kernels",
+            f"built for {isa}" if isa else f"none ({missing})",
+            build_them if missing and "not built" in missing else "",
         ),
     ]
 
