@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puna.model.flash import causal_attention
-from puna.model.rotary import halves_first, rotate, rotate_halves
+from puna.model.rotary import rotate
 from puna.model.sizes import ModelConfig
-from puna.model.swiglu import side_by_side
 
 
 class KvCache:
@@ -55,22 +54,28 @@ class Attention(nn.Module):
         self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
     ) -> Tensor:
         """[batch, time, dim] -> the same; with `past`, after that layer of the cache."""
-        wq, wk, turn = self.wq.weight, self.wk.weight, rotate
-        if torch.is_grad_enabled():  # the weights are copied for one wide product anyway
-            turn = rotate_halves
-            wq, wk = halves_first(wq, self.heads), halves_first(wk, self.kv_heads)
-        query, key, value = (
-            rows.view(*rows.shape[:-1], -1, self.head_dim).transpose(1, 2)
-            for rows in side_by_side(x, wq, wk, self.wv.weight)
-        )  # batch heads time head_dim
-        query, key = turn(query, cosines, sines), turn(key, cosines, sines)
         if past is None:
-            mixed = causal_attention(query, key, value)
+            weights = (self.wq.weight, self.wk.weight, self.wv.weight)
+            # One wide product is faster than three; its rows are what the fused kernel reads.
+            joined = functional.linear(x, torch.cat(weights))
+            mixed = causal_attention(joined, cosines, sines, self.heads)
         else:
-            cache, layer = past
-            mixed = self._attend_past(query, *cache.append(layer, key, value))
-        out: Tensor = self.wo(mixed.transpose(1, 2).flatten(2))
+            mixed = self._after_past(x, (cosines, sines), past)
+        out: Tensor = self.wo(mixed)
         return out
+
+    def _after_past(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[KvCache, int]
+    ) -> Tensor:
+        """The mix [batch, time, heads · head_dim] of new rows, which join the layer's cache."""
+        query, key, value = (
+            linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for linear in (self.wq, self.wk, self.wv)
+        )  # batch heads time head_dim
+        cache, layer = past
+        keys, values = cache.append(layer, rotate(key, *turn), value)
+        mixed = self._attend_past(rotate(query, *turn), keys, values)
+        return mixed.transpose(1, 2).flatten(2)
 
     def _attend_past(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend from the newest rows over all cached positions."""

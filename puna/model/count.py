@@ -76,8 +76,9 @@ def activation_bytes(
       selective  the input, wide; q k v; attention's mix; wo's output; w1's and w3's; w2's
       narrow     the same without w1's and w3's
       none       both sub-layers' inputs and normalised rows, wide; the same rows weighed, q k v,
-                 rotated q and k, the mix, w1's and w3's outputs, silu, product; and once, however
-                 many tokens, the copies of the weights that are multiplied (cast, or joined)
+                 rotated q and k (not by our kernels), the mix, w1's and w3's outputs, silu,
+                 product; and once, however many tokens, the copies of the weights that are
+                 multiplied (cast, or joined)
     """
     tokens = batch * (context_length or config.context_length)
     dim, kv_dim, hidden = config.dim, config.kv_head_count * config.head_dim, config.ffn_dim

@@ -73,23 +73,3 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     a, b = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack((a * cosines - b * sines, a * sines + b * cosines), dim=-1)
     return turned.flatten(-2).type_as(x)
-
-
-def rotate_halves(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """`rotate` for heads whose first values of all pairs stand before the second ones.
-
-    Whole halves are turned at once, which vector units do much faster than pairs.
-    """
-    a, b = x.float().chunk(2, dim=-1)
-    first = (a * cosines - b * sines).type_as(x)
-    return torch.cat((first, (a * sines + b * cosines).type_as(x)), dim=-1)
-
-
-def halves_first(weight: Tensor, heads: int) -> Tensor:
-    """The rows of wq or wk in the order that `rotate_halves` wants, each head by itself.
-
-    Queries and keys reordered alike have the same products: attention does not change.
-    """
-    rows, columns = weight.shape
-    paired = weight.view(heads, rows // heads // 2, 2, columns)
-    return paired.transpose(1, 2).reshape(rows, columns)

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import (
 )
 
 from puna.model.count import WIDE, Checkpointing
+from puna.model.flash import ATTENTION
 
 _aten = torch.ops.aten
 KEPT = frozenset(
@@ -28,6 +29,7 @@ KEPT = frozenset(
         _aten.mm.default,  # the linear layers
         _aten.addmm.default,
         _aten.linear.default,
+        ATTENTION,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,

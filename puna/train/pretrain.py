@@ -21,7 +21,7 @@ from puna import config as recipes
 from puna import hardware
 from puna.console import Console, ProgressBar, human_bytes, human_count, human_duration, silent
 from puna.errors import MachineError, TrainingError, missing_package
-from puna.model import count
+from puna.model import count, flash
 from puna.model.llama import Llama
 from puna.tokens.loader import TokenLoader
 from puna.tokens.shards import ShardSet
@@ -372,7 +372,9 @@ class Trainer:
             threads=plan.threads,
             precision=plan.precision.label,
             compiled=plan.compiled,
-            attention="torch fused causal attention",
+            attention=flash.describe(
+                plan.device.kind, self.execution.dtype, self.config.model.head_dim
+            ),
             train_tokens_per_epoch=self.inputs.train.tokens,
             step=first,
             peak_tflops=plan.peak.per_second / 1e12 if plan.peak else None,

@@ -12,13 +12,7 @@ from puna.model.sizes import ModelConfig, RopeScaling
 
 torch = pytest.importorskip("torch")
 
-from puna.model.rotary import (  # noqa: E402
-    halves_first,
-    rotary_angles,
-    rotary_factors,
-    rotate,
-    rotate_halves,
-)
+from puna.model.rotary import rotary_angles, rotary_factors, rotate  # noqa: E402
 
 CONFIG = ModelConfig(dim=64, heads=4, context_length=128)
 # Angles up to 127 radians have an error of 127 · 2^-24 in float32.
@@ -68,21 +62,6 @@ def test_bf16_rows_are_turned_in_float32_and_come_back_as_bf16():
     found = turned(x, CONFIG)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, turned(x.float(), CONFIG).bfloat16())
-
-
-def test_halves_turned_at_once_are_the_pairs_in_another_order():
-    """wq's rows in that order, then `rotate_halves`: the values of `rotate`, reordered alike."""
-    rows = torch.randn(2, 50, 24, generator=torch.Generator().manual_seed(1))
-    weight = torch.randn(4 * 16, 24, generator=torch.Generator().manual_seed(2))
-    factors = rotary_factors(CONFIG, 50)
-
-    def heads(weight):
-        return (rows @ weight.T).view(2, 50, 4, 16).transpose(1, 2)
-
-    pairs = rotate(heads(weight), *factors)
-    halves = rotate_halves(heads(halves_first(weight, 4)), *factors)
-    wanted = torch.cat((pairs[..., 0::2], pairs[..., 1::2]), dim=-1)
-    torch.testing.assert_close(halves, wanted, atol=1e-5, rtol=0)
 
 
 def test_linear_scaling_makes_a_position_count_as_a_fraction_of_itself():
