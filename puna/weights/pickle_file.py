@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,12 +83,12 @@ class PickledTensor:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is told
             return require_finite(stored.astype(np.float32, copy=False), where)
 
-    def is_same_as(self, other: PickledTensor) -> bool:
-        """Whether both are one view of the same bytes, as tied weights are."""
-        return (self._zip.path, self._member) == (
-            other._zip.path,
-            other._member,
-        ) and self._record == other._record
+    def is_twin_of(self, other: PickledTensor) -> bool:
+        """Whether both have the same bytes, as tied weights do: by size and CRC, not read."""
+        mine, theirs = self._zip.members[self._member], other._zip.members[other._member]
+        view = replace(self._record, storage=other._record.storage)
+        same_storage = (mine.size, mine.crc) == (theirs.size, theirs.crc)
+        return same_storage and self.dtype == other.dtype and view == other._record
 
 
 def open_pickle(path: Path) -> Mapping[str, PickledTensor]:

@@ -7,6 +7,7 @@ speaks Meta's names and Meta's interleaved rotary order, so that each format kno
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from puna.console import human_bytes
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 
 Format = Literal["puna", "meta", "hf", "gguf", "llama2c"]
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+SPARE_BYTES = 1 << 24  # left free, and for the headers
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,23 @@ class TokenizerFiles:
 class ModelSource(Protocol):
     """An opened model. Opening reads no tensor; `read` reads one."""
 
-    path: Path
-    format: Format
-    config: ModelConfig
-    tensors: Mapping[str, StoredTensor]  # in Meta's order; no output.weight when it is tied
-    tokenizer_files: TokenizerFiles
-    notes: tuple[str, ...]  # what a user should know: ignored keys, a cut context, ...
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...  # Meta's order; a tied one has no output
+
+    @property
+    def tokenizer_files(self) -> TokenizerFiles: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # what a user should know: ignored keys, a cut context
 
     def read(self, name: str) -> FloatArray:
         """The tensor in float32, q and k in Meta's interleaved order.
@@ -105,13 +119,51 @@ def require_finite(values: FloatArray, where: str) -> FloatArray:
     return values
 
 
+def require_room(folder: Path, needed: int) -> None:
+    """Raise CheckpointError unless `needed` bytes of weights fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE_BYTES:
+        raise CheckpointError(
+            f"{human_bytes(needed)} are to be written in {folder}, {human_bytes(free)} are free",
+            hint="free some space, choose a folder on another disk, or a smaller --dtype",
+        )
+
+
 def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:
     """bfloat16 is the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= 16  # in place: an embedding's temporaries would be what a conversion's memory peaks at
+    return wide.view(np.float32)
 
 
 def float32_to_bf16(values: FloatArray) -> npt.NDArray[np.uint16]:
     """Rounded to nearest, ties to even, as hardware does; values must not be NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded: npt.NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return rounded
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    return rounded.astype(np.uint16)
+
+
+def narrowed(values: FloatArray, dtype: str, where: str) -> npt.NDArray[Any]:
+    """`values` as F32, F16 or BF16 (as uint16) keeps them, each number rounded to the nearest.
+
+    Raises CheckpointError where a number is too big for the type: float16 ends at 65,504.
+    """
+    if dtype == "F32":
+        return np.ascontiguousarray(values, dtype=np.float32)
+    if dtype == "BF16":
+        bits = float32_to_bf16(values)
+        fits = bool(((bits & 0x7F80) != 0x7F80).all())
+    else:
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        fits = bool(np.isfinite(half).all())
+    if not fits:
+        raise CheckpointError(
+            f"{where} has numbers up to {float(np.abs(values).max()):.4g}, too big for {dtype}",
+            hint="choose bf16 or f32" if dtype == "F16" else "choose f32",
+        )
+    return bits if dtype == "BF16" else half

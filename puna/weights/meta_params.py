@@ -1,0 +1,292 @@
+"""Meta's params.json: the shape of a model, and what has to be concluded because it is not said.
+
+No params.json tells how long a context the model was trained for: Meta's programs are told on the
+command line. Its own families can be recognised; for other models a `puna.json` lies beside the
+params.json that Puna writes, which Meta's programs do not look at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from puna import schema
+from puna.errors import CheckpointError, PunaError
+from puna.model.sizes import SIZES, ModelConfig, RopeScaling
+
+PARAMS, BESIDE = "params.json", "puna.json"
+LLAMA3_VOCABULARY = 128_000  # its tokens without the special ones
+LLAMA1_SIZES = ("7B", "13B", "33B", "65B")
+LLAMA2_SHAPES = {(4096, 32, 11008), (5120, 40, 13824), (8192, 80, 28672)}  # dim, layers, ffn_dim
+LLAMA3_FACTOR, SMALL_LLAMA3_FACTOR = 8.0, 32.0  # LLaMA 3.1; 3.2, which ties its embedding
+BIGGEST = 2**31 - 1
+FILE_BYTES = 1 << 20
+
+_SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
+_OPTIONAL_SIZES = ("hidden_dim", "head_dim", "max_seq_len", "sliding_window")
+_NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier", "rope_scaling_factor")
+_FLAGS = ("use_scaled_rope",)
+_OF_THE_PROGRAM = ("max_batch_size",)  # nothing about the model
+_OTHER_MODELS = {
+    "moe": "a mixture of experts",
+    "moe_args": "a mixture of experts",
+    "quantization_args": "weights quantised by torchao",
+    "lora_args": "LoRA adapters",
+    "attention_chunk_size": "chunked attention",
+    "use_qk_norm": "normalised queries and keys",
+    "nope_layer_interval": "layers without positions",
+    "vision_chunk_size": "images",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the tensors tell beside params.json."""
+
+    vocabulary_size: int | None = None  # rows of the embedding
+    tied: bool = False
+    mask_length: int | None = None  # of a stored attention mask, which is as long as the context
+
+
+def read_config(
+    path: Path, evidence: Evidence | None = None
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The shape that a params.json and the `evidence` give, and notes on what was concluded.
+
+    Raises CheckpointError for JSON that is none, a value that cannot be, a vocabulary that neither
+    tells, and a model that is no LLaMA.
+    """
+    evidence = evidence or Evidence()
+    params = _checked(_read_object(path), path)
+    known = {*_SIZES, *_OPTIONAL_SIZES, *_NUMBERS, *_FLAGS, *_OF_THE_PROGRAM, *_OTHER_MODELS}
+    unknown = sorted(set(params) - known)
+    told = ", ".join(map(repr, unknown))[:200]
+    notes = [f"keys of params.json that Puna does not know: {told}"] if unknown else []
+    beside = _read_beside(path.with_name(BESIDE))
+    tied = bool(beside.get("tied_embeddings", evidence.tied))
+    try:
+        config = ModelConfig(
+            dim=params["dim"],
+            layers=params["n_layers"],
+            heads=params["n_heads"],
+            kv_heads=params.get("n_kv_heads"),
+            vocabulary_size=_vocabulary(params, evidence, path),
+            hidden_dim=_hidden_dim(params),
+            multiple_of=params.get("multiple_of", 256),
+            norm_epsilon=float(params.get("norm_eps", 1e-5)),
+            rope_theta=float(params.get("rope_theta", 10000.0)),
+            rope_scaling=_rope_scaling(params, tied),
+            tied_embeddings=tied,
+        )
+    except PunaError as error:
+        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+    head_dim = params.get("head_dim", config.head_dim)
+    if head_dim != config.head_dim:
+        raise CheckpointError(
+            f"{path}: head_dim should be dim / n_heads = {config.head_dim}, found {head_dim}",
+            hint="heads of another width are not LLaMA's; Puna cannot run this model",
+        )
+    length, why = _context(params, config, evidence)
+    if "context_length" in beside:
+        length, why = beside["context_length"], ""
+    window = params.get("sliding_window")
+    if window is not None and window < length:
+        length, why = window, f"the context is cut to the sliding window of {window} tokens"
+    return replace(config, context_length=length), (*notes, *([why] if why else []))
+
+
+def params_of(config: ModelConfig) -> dict[str, Any]:
+    """The params.json of a shape, with the keys that Meta's programs know, and no more than needed.
+
+    Raises CheckpointError for a scaling of positions that Meta's programs do not have.
+    """
+    params: dict[str, Any] = {"dim": config.dim}
+    multiple_of, multiplier = _ffn_formula(config)
+    if multiplier is not None:
+        params["ffn_dim_multiplier"] = multiplier
+    params |= {"multiple_of": multiple_of, "n_heads": config.heads}
+    if config.kv_head_count != config.heads:
+        params["n_kv_heads"] = config.kv_head_count
+    params |= {"n_layers": config.layers, "norm_eps": config.norm_epsilon}
+    scaling = config.rope_scaling
+    if scaling is not None:
+        if scaling != RopeScaling("llama3", scaling.factor):
+            raise CheckpointError(
+                f"Meta's format has no {scaling.kind} scaling of positions like this model's",
+                hint="convert it to hf or gguf, which have",
+            )
+        usual = SMALL_LLAMA3_FACTOR if config.tied_embeddings else LLAMA3_FACTOR
+        if scaling.factor != usual:
+            params["rope_scaling_factor"] = scaling.factor
+    if config.rope_theta != 10000.0:
+        params["rope_theta"] = config.rope_theta
+    if scaling is not None:
+        params["use_scaled_rope"] = True
+    return {**params, "vocab_size": config.vocabulary_size}
+
+
+def write_config(config: ModelConfig, folder: Path, evidence: Evidence) -> None:
+    """Write params.json, and puna.json where a reader could not conclude all of `config`."""
+    text = json.dumps(params_of(config)) + "\n"
+    schema.write_atomic(folder / PARAMS, text.encode())
+    concluded, _ = read_config(folder / PARAMS, evidence)
+    unsaid: dict[str, Any] = {}
+    if concluded.context_length != config.context_length:
+        unsaid["context_length"] = config.context_length
+    if concluded.tied_embeddings != config.tied_embeddings:
+        unsaid["tied_embeddings"] = config.tied_embeddings
+    if unsaid:
+        schema.write_json(folder / BESIDE, "puna.meta", unsaid)
+
+
+def _context(params: Mapping[str, Any], config: ModelConfig, evidence: Evidence) -> tuple[int, str]:
+    """Tokens in a context, and a note where it had to be concluded."""
+    if "max_seq_len" in params:
+        return params["max_seq_len"], ""
+    if evidence.mask_length is not None:
+        return evidence.mask_length, ""
+    length, because = 2048, "nothing tells; this is what Meta's first programs take"
+    shape = (config.dim, config.layers, config.ffn_dim)
+    if replace(config, context_length=2048) in [SIZES[name] for name in LLAMA1_SIZES]:
+        length, because = 2048, "shape and norm_eps are LLaMA 1's"
+    elif params.get("use_scaled_rope"):
+        length, because = 131_072, "positions are scaled as in LLaMA 3.1"
+    elif config.vocabulary_size >= LLAMA3_VOCABULARY:
+        length, because = 8192, "the vocabulary is LLaMA 3's"
+    elif config.rope_theta > 10000.0:
+        length, because = 16_384, "rope_theta is that of Code LLaMA"
+    elif shape in LLAMA2_SHAPES and config.norm_epsilon == 1e-5:
+        length, because = 4096, "the shape is LLaMA 2's"
+    return length, f"context of {length} tokens, which params.json does not say: {because}"
+
+
+def _vocabulary(params: Mapping[str, Any], evidence: Evidence, path: Path) -> int:
+    said, found = params.get("vocab_size", -1), evidence.vocabulary_size
+    if said == -1 and found is None:
+        raise CheckpointError(
+            f"{path}: vocab_size is -1 (it is the tokenizer's), and no weights tell it",
+            hint="put the consolidated.*.pth files beside it",
+        )
+    if said != -1 and found is not None and found != said:
+        raise CheckpointError(
+            f"{path}: vocab_size is {said}, but the embedding has {found} rows",
+            hint="the params.json must be the one that came with these weights",
+        )
+    return int(said) if found is None else found
+
+
+def _hidden_dim(params: Mapping[str, Any]) -> int | None:
+    """The width of SwiGLU where something else than the plain formula gives it."""
+    if "hidden_dim" in params:
+        return int(params["hidden_dim"])
+    multiplier = params.get("ffn_dim_multiplier")
+    if multiplier is None:
+        return None
+    return _rounded_up(int(multiplier * int(8 * params["dim"] / 3)), params.get("multiple_of", 256))
+
+
+def _rounded_up(value: int, multiple_of: int) -> int:
+    return multiple_of * -(-value // multiple_of)
+
+
+def _ffn_formula(config: ModelConfig) -> tuple[int, float | None]:
+    """The multiple_of and, where it needs one, the ffn_dim_multiplier that give `ffn_dim`."""
+    wanted, plain = config.ffn_dim, int(8 * config.dim / 3)
+    powers = [2**power for power in range(12, -1, -1) if wanted % 2**power == 0]
+    for multiple_of in (config.multiple_of, 256, *powers):
+        if _rounded_up(plain, multiple_of) == wanted:
+            return multiple_of, None
+    multiple_of = min(powers[0], 1024)
+    middle = wanted - multiple_of / 2  # rounding up then forgives the last digits
+    for digits in range(1, 17):
+        multiplier = round(middle / plain, digits)
+        if _rounded_up(int(multiplier * plain), multiple_of) == wanted:
+            return multiple_of, multiplier
+    raise CheckpointError(
+        f"no multiple_of and ffn_dim_multiplier of Meta's give a hidden size of {wanted}",
+        hint="convert it to hf or gguf, which write the size itself",
+    )
+
+
+def _rope_scaling(params: Mapping[str, Any], tied: bool) -> RopeScaling | None:
+    if not params.get("use_scaled_rope"):
+        return None
+    usual = SMALL_LLAMA3_FACTOR if tied else LLAMA3_FACTOR
+    return RopeScaling("llama3", float(params.get("rope_scaling_factor", usual)))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object of a small JSON file, whose keys come once each."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key comes twice")
+        return dict(pairs)
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        if len(content) > FILE_BYTES:
+            raise ValueError(f"it has more than {FILE_BYTES} bytes")
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} should tell the model's shape, found nothing there",
+            hint="bring it from where the weights came: it lies beside consolidated.00.pth",
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} should be JSON: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, found a {type(found).__name__}")
+    return found
+
+
+def _checked(params: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`params` with values of the right kind and size; null means that a key is not there."""
+    params = {name: value for name, value in params.items() if value is not None}
+    for name, what in _OTHER_MODELS.items():
+        if params.get(name, -1) not in (False, -1):
+            raise CheckpointError(
+                f"{path}: {name} means {what}, which a LLaMA of Puna's lacks",
+                hint="LLaMA 1 to 3 can be read, as text models",
+            )
+    for name in ("dim", "n_layers", "n_heads"):
+        if name not in params:
+            raise CheckpointError(f"{path}: {name} is missing", hint="the file is cut or another's")
+    for name in (*_SIZES, *_OPTIONAL_SIZES):
+        value, least = params.get(name, 1), -1 if name == "vocab_size" else 1
+        if type(value) is not int or not least <= value <= BIGGEST or value == 0:
+            raise _impossible(path, name, f"a whole number of at least {least}", value)
+    for name in _NUMBERS:
+        value = params.get(name, 1.0)
+        if type(value) not in (int, float) or not 0 < value < 1e30 or not math.isfinite(value):
+            raise _impossible(path, name, "a number above 0", value)
+    for name in _FLAGS:
+        if type(params.get(name, False)) is not bool:
+            raise _impossible(path, name, "true or false", params[name])
+    return params
+
+
+def _read_beside(path: Path) -> dict[str, Any]:
+    """What puna.json adds, nothing where there is none."""
+    if not path.exists():
+        return {}
+    record = _read_object(path)
+    schema.check(record, "puna.meta", path)
+    length = record.get("context_length", 1)
+    if type(length) is not int or not 1 <= length <= BIGGEST:
+        raise _impossible(path, "context_length", "a whole number of at least 1", length)
+    if type(record.get("tied_embeddings", False)) is not bool:
+        raise _impossible(path, "tied_embeddings", "true or false", record["tied_embeddings"])
+    return record
+
+
+def _impossible(path: Path, name: str, wanted: str, found: Any) -> CheckpointError:
+    told = repr(found)[:80] if isinstance(found, int | float | str) else type(found).__name__
+    return CheckpointError(f"{path}: {name} should be {wanted}, found {told}")
