@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +94,17 @@ def open_llama2c(path: Path) -> Llama2cModel:
     except OSError as error:
         raise _unreadable(path, error) from None
     config = _config(header, path)
-    if config.layers > status.st_size:
-        raise _wrong_size(path, f"{config.layers} layers", status.st_size)
-    offsets, end = _offsets(config)
-    if end != status.st_size:
-        raise _wrong_size(path, f"{end} bytes", status.st_size)
+    wanted = _file_bytes(config)
+    if wanted != status.st_size:
+        raise CheckpointError(
+            f"{path}: by its header it should have {wanted} bytes, it has {status.st_size}",
+            hint="the file is cut off or damaged, or no model of llama2.c; copy it again",
+        )
     tensors = {
         name: StoredTensor(name, shape, "F32", 4 * math.prod(shape))
         for name, shape in tensor_names(config).items()
     }
-    return Llama2cModel(path, config, tensors, _tokenizer(path, config), offsets)
+    return Llama2cModel(path, config, tensors, _tokenizer(path, config), _offsets(config))
 
 
 def _config(header: bytes, path: Path) -> ModelConfig:
@@ -142,19 +143,32 @@ def _config(header: bytes, path: Path) -> ModelConfig:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def _offsets(config: ModelConfig) -> tuple[dict[str, int], int]:
-    """The byte at which each tensor begins, and the one at which the file ends."""
+def _file_bytes(config: ModelConfig) -> int:
+    """How long the file must be; counted without a list of the layers it merely claims."""
+    one_layer = tensor_names(replace(config, layers=1))
+    values = sum(
+        math.prod(shape) * (config.layers if name.startswith("layers.") else 1)
+        for name, shape in one_layer.items()
+    )
+    return HEADER.size + 4 * values + _rotary_bytes(config)
+
+
+def _rotary_bytes(config: ModelConfig) -> int:
+    """Cosines and sines of every position and pair."""
+    return 4 * config.context_length * config.head_dim
+
+
+def _offsets(config: ModelConfig) -> dict[str, int]:
+    """The byte at which each tensor begins."""
     shapes = tensor_names(config)
     names = [f"layers.{layer}.{kind}.weight" for kind in _KINDS for layer in range(config.layers)]
     offsets, position = {}, HEADER.size
     for name in ("tok_embeddings.weight", *names, "norm.weight"):
         offsets[name] = position
         position += 4 * math.prod(shapes[name])
-    position += 2 * 4 * config.context_length * (config.head_dim // 2)  # cosines and sines
     if not config.tied_embeddings:
-        offsets["output.weight"] = position
-        position += 4 * math.prod(shapes["output.weight"])
-    return offsets, position
+        offsets["output.weight"] = position + _rotary_bytes(config)
+    return offsets
 
 
 def _tokenizer(path: Path, config: ModelConfig) -> TokenizerFiles:
@@ -163,13 +177,6 @@ def _tokenizer(path: Path, config: ModelConfig) -> TokenizerFiles:
         if path.with_name(name).is_file():
             return TokenizerFiles(path.parent, {name: path.with_name(name)})
     return TokenizerFiles(path.parent)
-
-
-def _wrong_size(path: Path, wanted: str, found: int) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: by its header it should have {wanted}, it has {found} bytes",
-        hint="the file is cut off or damaged, or no model of llama2.c; copy it again",
-    )
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:

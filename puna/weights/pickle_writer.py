@@ -22,6 +22,7 @@ from puna.weights import pickle_zip as zips
 from puna.weights.pickle_machine import DTYPES, ORDERED_DICT, REBUILD_TENSOR
 
 ALIGNMENT = 64
+ZIP64_FROM = 0xFFFFFFFF  # sizes and offsets from here on are written in 64 bits
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _NEEDS_PLAIN, _NEEDS_ZIP64 = 20, 45  # the version of the zip format that a reader must know
 _DAY = 0x21  # 1 January 1980: the same weights make the same bytes
@@ -89,7 +90,7 @@ class PickleWriter:
     def _member(self, name: str, content: bytes | memoryview) -> None:
         offset, full_name = self._file.tell(), f"{self._root}/{name}".encode()
         size, crc = len(content), zlib.crc32(content)
-        wide = struct.pack("<2H2Q", 1, 16, size, size) if size >= _FULL32 else b""
+        wide = struct.pack("<2H2Q", 1, 16, size, size) if size >= ZIP64_FROM else b""
         before = offset + zips.LOCAL.size + len(full_name) + len(wide) + 4
         padding = -before % ALIGNMENT
         extra = wide + struct.pack("<2H", _PADDING_FIELD, padding) + bytes(padding)
@@ -101,7 +102,7 @@ class PickleWriter:
         self._directory.append(_directory_entry(full_name, offset, size, crc))
 
     def _end(self, offset: int, size: int, entries: int) -> None:
-        if max(offset, size) >= _FULL32 or entries >= _FULL16:
+        if max(offset, size) >= ZIP64_FROM or entries >= _FULL16:
             at = self._file.tell()
             version = (_NEEDS_ZIP64, _NEEDS_ZIP64, 0, 0)
             rest = zips.END64.size - 12
@@ -113,12 +114,12 @@ class PickleWriter:
 
 
 def _directory_entry(name: bytes, offset: int, size: int, crc: int) -> bytes:
-    wide = b"".join(struct.pack("<Q", n) for n in (size, size, offset) if n >= _FULL32)
+    wide = b"".join(struct.pack("<Q", n) for n in (size, size, offset) if n >= ZIP64_FROM)
     extra = struct.pack("<2H", 1, len(wide)) + wide if wide else b""
     needs = _NEEDS_ZIP64 if wide else _NEEDS_PLAIN
-    small = min(size, _FULL32)
+    small, start = (_FULL32 if n >= ZIP64_FROM else n for n in (size, offset))
     sizes = (crc, small, small, len(name), len(extra), 0)
-    fields = (needs, needs, 0, 0, 0, _DAY, *sizes, 0, 0, 0, min(offset, _FULL32))
+    fields = (needs, needs, 0, 0, 0, _DAY, *sizes, 0, 0, 0, start)
     return zips.CENTRAL.pack(zips.CENTRAL_MARK, *fields) + name + extra
 
 
