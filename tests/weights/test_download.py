@@ -7,7 +7,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from weights.file_server import serving
+from file_server import serving
 
 from puna.errors import CheckpointError, MachineError, UsageError
 from puna.weights import download as downloads

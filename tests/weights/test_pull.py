@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from weights.file_server import COMMIT, serving
+from file_server import COMMIT, serving
 
 from puna.console import silent
 from puna.errors import CheckpointError, MachineError, UsageError
