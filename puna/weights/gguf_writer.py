@@ -1,0 +1,207 @@
+"""Writing GGUF containers: metadata and tensors streamed into one file, or into split ones."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from puna.errors import CheckpointError
+from puna.weights.gguf_file import (
+    ARRAY,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    STRING,
+    TYPE_OF_SCALAR,
+    VERSION,
+    padded,
+)
+from puna.weights.gguf_types import TYPES
+from puna.weights.source import Bytes
+
+_SPARE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to write: `parts` makes its bytes, in order, when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]  # rows first
+    dtype: str
+    parts: Callable[[], Iterable[Bytes]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, without padding."""
+        *outer, columns = self.shape
+        return TYPES[self.dtype].row_bytes(columns) * int(np.prod(outer, dtype=np.int64))
+
+
+def write_files(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[PlannedTensor],
+    *,
+    split_bytes: int | None = None,
+    overwrite: bool = False,
+    advance: Callable[[int], Any] = lambda nbytes: None,
+) -> list[Path]:
+    """Write one GGUF file, or several of about `split_bytes` of tensors each; returns their paths.
+
+    A split file is called `NAME-00001-of-00003.gguf`. Strings, bools, ints (uint32 where they
+    fit), floats (float32), NumPy scalars and lists of these are metadata. `advance` hears of every
+    part written. Files appear under their names when all are whole, or not at all.
+    Raises CheckpointError when one is there already, or the disk is full or not writable.
+    """
+    groups = _groups(tensors, split_bytes)
+    finals = [split_path(path, number, len(groups)) for number in range(len(groups))]
+    for final in finals:
+        if final.exists() and not overwrite:
+            raise CheckpointError(f"{final} is there already", hint="choose another name")
+    headers = []
+    for number, group in enumerate(groups):
+        first = metadata if number == 0 else {}
+        headers.append(_header({**first, **_split_keys(number, len(groups), len(tensors))}, group))
+    needed = sum(map(len, headers)) + sum(padded(one.nbytes, DEFAULT_ALIGNMENT) for one in tensors)
+    with _whole_files(finals, needed) as partials:
+        for partial, header, group in zip(partials, headers, groups, strict=True):
+            with partial.open("wb") as file:
+                file.write(header)
+                for tensor in group:
+                    _write_tensor(file, tensor, advance)
+                file.flush()
+                os.fsync(file.fileno())
+    return finals
+
+
+def split_path(path: Path, number: int, count: int) -> Path:
+    """The name of part `number` (from 0) of `count`; `path` itself where there is only one."""
+    if count == 1:
+        return path
+    stem = path.name.removesuffix(".gguf")
+    return path.with_name(f"{stem}-{number + 1:05d}-of-{count:05d}.gguf")
+
+
+def _groups(tensors: Sequence[PlannedTensor], split_bytes: int | None) -> list[list[PlannedTensor]]:
+    """Runs of tensors of at most `split_bytes` together, each of at least one tensor."""
+    if split_bytes is None:
+        return [list(tensors)]
+    groups: list[list[PlannedTensor]] = []
+    size = 0
+    for tensor in tensors:
+        nbytes = padded(tensor.nbytes, DEFAULT_ALIGNMENT)
+        if not groups or size + nbytes > split_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += nbytes
+    return groups
+
+
+def _split_keys(number: int, count: int, tensors: int) -> dict[str, Any]:
+    if count == 1:
+        return {}
+    return {
+        "split.no": np.uint16(number),
+        "split.count": np.uint16(count),
+        "split.tensors.count": np.int32(tensors),
+    }
+
+
+def _header(metadata: Mapping[str, Any], tensors: Sequence[PlannedTensor]) -> bytes:
+    """Everything before the tensors' data, padded."""
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        parts += [_string(key), _value(value)]
+    offset = 0
+    for tensor in tensors:
+        shape = tensor.shape[::-1]
+        parts.append(_string(tensor.name))
+        parts.append(struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
+        parts.append(struct.pack("<IQ", TYPES[tensor.dtype].id, offset))
+        offset += padded(tensor.nbytes, DEFAULT_ALIGNMENT)
+    header = b"".join(parts)
+    return header.ljust(padded(len(header), DEFAULT_ALIGNMENT), b"\0")
+
+
+def _string(text: str) -> bytes:
+    content = text.encode("utf-8")
+    return struct.pack("<Q", len(content)) + content
+
+
+def _value(value: Any) -> bytes:
+    """A value's type and bytes."""
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _string(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        head = struct.pack("<IIQ", ARRAY, STRING, len(value))
+        return head + b"".join(map(_string, value))
+    if isinstance(value, list | tuple | np.ndarray):
+        numbers = _typed(np.asarray(value), np.int32)
+        head = struct.pack("<IIQ", ARRAY, TYPE_OF_SCALAR[numbers.dtype], numbers.size)
+        return head + numbers.tobytes()
+    is_typed = isinstance(value, np.generic)
+    number = np.asarray(value) if is_typed else _typed(np.asarray(value), np.uint32)
+    return struct.pack("<I", TYPE_OF_SCALAR[number.dtype]) + number.tobytes()
+
+
+def _typed(numbers: np.ndarray[Any, Any], whole: type[np.integer[Any]]) -> np.ndarray[Any, Any]:
+    """Python's numbers in GGUF's usual width: float32, and `whole` where they all fit it."""
+    if numbers.dtype == np.float64:
+        return numbers.astype(np.float32)
+    limits = np.iinfo(whole)
+    if numbers.dtype == np.int64 and ((numbers >= limits.min) & (numbers <= limits.max)).all():
+        return numbers.astype(whole)
+    return numbers
+
+
+def _write_tensor(file: BinaryIO, tensor: PlannedTensor, advance: Callable[[int], Any]) -> None:
+    written = 0
+    for part in tensor.parts():
+        file.write(part.data)
+        written += part.size
+        advance(part.size)
+    if written != tensor.nbytes:
+        raise CheckpointError(f"{tensor.name} took {written} bytes instead of {tensor.nbytes}")
+    file.write(b"\0" * (padded(written, DEFAULT_ALIGNMENT) - written))
+
+
+@contextmanager
+def _whole_files(finals: Sequence[Path], needed: int) -> Iterator[list[Path]]:
+    """Partial files to fill, which get their names when the block ends well, the first one last.
+
+    After an error none is left and what was there before is as it was.
+    """
+    folder = finals[0].parent
+    partials = [folder / f".{final.name}.partial-{os.getpid()}" for final in finals]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for final in finals:  # what a killed process left
+            for leftover in folder.glob(f".{glob.escape(final.name)}.partial-*"):
+                leftover.unlink()
+        free = shutil.disk_usage(folder).free
+        if free < needed + _SPARE_BYTES:
+            raise CheckpointError(
+                f"{finals[0]} needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there",
+                hint="make room, or name a file on another disk",
+            )
+        yield partials
+        for partial, final in reversed(list(zip(partials, finals, strict=True))):
+            partial.replace(final)
+    except OSError as error:
+        is_full = error.errno == errno.ENOSPC
+        found = "the disk is full" if is_full else error.strerror or str(error)
+        raise CheckpointError(f"{finals[0]} cannot be written: {found}") from error
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
