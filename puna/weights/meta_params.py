@@ -201,7 +201,7 @@ def _ffn_formula(config: ModelConfig) -> tuple[int, float | None]:
         if _rounded_up(plain, multiple_of) == wanted:
             return multiple_of, None
     multiple_of = min(powers[0], 1024)
-    middle = wanted - multiple_of / 2  # rounding up then forgives the last digits
+    middle = wanted + 1 - multiple_of / 2  # rounding up then forgives the last digits
     for digits in range(1, 17):
         multiplier = round(middle / plain, digits)
         if _rounded_up(int(multiplier * plain), multiple_of) == wanted:
