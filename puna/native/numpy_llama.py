@@ -35,7 +35,8 @@ class Shape:
     """The numbers of a LLaMA that its weights alone do not tell.
 
     `frequencies` holds radians per position, float32 [head_dim / 2], from `rotary_frequencies`;
-    with `dynamic` they hold for sequences up to its original length.
+    with `dynamic` they hold for sequences up to its original length. Rows of q and k make pairs of
+    neighbours, Meta's convention, or with `has_half_pairs` of (i, i + head_dim / 2), Hugging Face's.
     """
 
     layers: int
@@ -45,6 +46,7 @@ class Shape:
     norm_epsilon: float
     frequencies: Array
     dynamic: DynamicScaling | None = None
+    has_half_pairs: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -158,7 +160,8 @@ class NumpyLlama:
             (normed @ self._weight(layer, f"attention.{name}").T).reshape(rows, -1, size)
             for name in ("wq", "wk", "wv")
         )
-        query, key = rotate(query, *turn), rotate(key, *turn)
+        turned = rotate_halves if self.shape.has_half_pairs else rotate
+        query, key = turned(query, *turn), turned(key, *turn)
         mixed = np.empty_like(query)  # rows heads head_dim
         start = 0
         for cache, ids in batch:
@@ -212,6 +215,13 @@ def rotate(x: Array, cosines: Array, sines: Array) -> Array:
     turned[..., 0::2] = a * cosines - b * sines
     turned[..., 1::2] = a * sines + b * cosines
     return turned
+
+
+def rotate_halves(x: Array, cosines: Array, sines: Array) -> Array:
+    """The same for the pairs (i, i + head_dim / 2): Hugging Face's convention."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * cosines - b * sines, a * sines + b * cosines], axis=-1)
 
 
 def attend(query: Array, keys: Array, values: Array) -> Array:
