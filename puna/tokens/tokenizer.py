@@ -1,184 +1,345 @@
-"""Text to token ids and back, with LLaMA's kind of tokenizer: SentencePiece BPE (paper 2.1)."""
+"""Text to token ids and back: one interface over every tokenizer that a LLaMA comes with.
+
+LLaMA's own is SentencePiece BPE (paper 2.1); LLaMA 3, SmolLM2 and GPT-2 have byte-level BPE.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import sentencepiece
 from numpy.typing import NDArray
 
-from puna import schema
 from puna.errors import TokenizerError
+from puna.tokens.byte_spelling import BYTE_OF_CHARACTER
+from puna.tokens.chat_template import ChatTemplate
+from puna.tokens.encoders import BpeEncoder, Encoder, SentencePieceEncoder
+from puna.tokens.formats.sentencepiece_model import write_sentencepiece
+from puna.tokens.formats.tiktoken_ranks import write_tiktoken
+from puna.tokens.formats.tokenizer_json_writer import (
+    write_generation_config,
+    write_tokenizer_config,
+    write_tokenizer_json,
+)
+from puna.tokens.marks import Marks
+from puna.tokens.spelling import ByteLevelSpelling, SentencePieceSpelling, Spelling, TextStream
+from puna.tokens.tokenizer_file import (
+    FILE_NAME,
+    KIND,
+    MANIFEST_NAME,
+    TokenizerContent,
+    gguf_tokenizer,
+    open_tokenizer,
+    read_tokenizer,
+)
+from puna.tokens.vocabulary import MARKUP, SPACE_MARK, PieceType, Vocabulary
+from puna.tokens.word_cache import WordCache
 
-FILE_NAME = "tokenizer.model"
-MANIFEST_NAME = "manifest.json"
-KIND = "puna.tokenizer"
-SPACE_MARK = "\u2581"  # SentencePiece writes a space inside a piece as this character
-
-# Long texts are cut before encoding: parts of 2,000 characters ran 1.4 times faster than whole
-# speeches of 50 kB, and one document of 12 MB took 930 MB of memory uncut.
-_PART_CHARACTERS = 2000
-_PLACE_TO_CUT = re.compile(f"(?<=[^ {SPACE_MARK}]) (?=[^ {SPACE_MARK}])")
-_CROSSES_WORDS = re.compile(f"[^{SPACE_MARK}]{SPACE_MARK}")
+__all__ = ["FILE_NAME", "KIND", "MANIFEST_NAME", "SPACE_MARK", "Tokenizer", "utf8"]
 
 
 class Tokenizer:
-    """A SentencePiece tokenizer file: `encode` gives ids, `decode` gives the text back.
+    """A tokenizer: `encode` gives ids, `decode` gives the text back.
 
-    With a tokenizer of LLaMA's kind (identity normaliser, byte fallback, dummy prefix; Puna trains
-    no other) `decode(encode(text)) == text` for every valid text: emoji, tabs, CRLF, NUL, leading
-    and trailing spaces, the empty text. The one exception is U+2581, a block character that
-    SentencePiece uses as its own mark for a space: it is read as a space and comes back as one.
-    Markup such as `<s>` inside a text is encoded as plain text, never as a control token.
+    With LLaMA's own kind (identity normaliser, byte fallback, dummy prefix; Puna trains no other)
+    and with byte-level BPE that has all 256 bytes, `decode(encode(text)) == text` for every valid
+    text: emoji, tabs, CRLF, NUL, leading and trailing spaces, the empty text. Two exceptions:
+    SentencePiece's own mark for a space, U+2581, is read as a space and comes back as one; and
+    bytes that a vocabulary has no piece for (SmolLM2 lacks 21, among them some control characters)
+    are left out, as other programs leave them out.
+
+    Markup such as `<s>` inside a text is plain text, never a control token, unless `special` is
+    asked for.
     """
 
-    def __init__(self, content: bytes, path: Path) -> None:
-        """Use the bytes of a `tokenizer.model`; `path` says where they came from.
+    def __init__(self, content: bytes | TokenizerContent, path: Path | None = None) -> None:
+        """Use the bytes of a tokenizer's file; `path` says where they came from.
 
-        Raises TokenizerError when the bytes are no SentencePiece model.
+        Raises TokenizerError when they are no tokenizer.
         """
-        self.path = path
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        self._model = sentencepiece.SentencePieceProcessor()
-        try:
-            self._model.load_from_serialized_proto(content)
-            self.vocabulary_size: int = self._model.get_piece_size()
-        except (RuntimeError, ValueError):
-            raise TokenizerError(
-                f"{path} should be a SentencePiece model, found {len(content):,} other bytes",
-                hint="LLaMA's tokenizer file is called tokenizer.model; "
-                "`puna tokenizer train` makes one from your text",
-            ) from None
-        self.bos_id: int = self._model.bos_id()
-        self.eos_id: int = self._model.eos_id()
-        self.unknown_id: int = self._model.unk_id()
+        if isinstance(content, bytes):
+            content = read_tokenizer(content, path or Path(FILE_NAME))
+        self._content = content
+        self.path = content.path
+        self.sha256 = content.sha256
+        self.format = content.format
+        self.vocabulary: Vocabulary = content.vocabulary
+        self.vocabulary_size = len(self.vocabulary)
+        self.bos_id = self.vocabulary.bos_id  # -1 where there is none, as for the others
+        self.eos_id = self.vocabulary.eos_id
+        self.unknown_id = self.vocabulary.unknown_id
+        self._encoder = _encoder(content)
+        self._words = WordCache(self._encoder)
+        self._marks = Marks(self.vocabulary, self._encoder.finds)
+        self._markup_ids = frozenset(self.vocabulary.ids_of(PieceType.CONTROL))
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer in a file, or in a folder that holds a `tokenizer.model`.
+        """The tokenizer in a file, or in a folder with what the small files beside it say.
 
-        In a folder that `puna tokenizer train` wrote, the file must still be the one that its
-        manifest names. Raises TokenizerError when it is missing, changed, or no tokenizer.
+        A file is a SentencePiece model, Llama 3's ranks, a tokenizer.json or llama2.c's
+        tokenizer.bin, whatever it is called; a folder may hold GPT-2's pair of files too. In a
+        folder that `puna tokenizer train` wrote, the file must still be the one that its manifest
+        names. Raises TokenizerError when it is missing, changed, or no tokenizer.
         """
-        given = Path(path)
-        file = given / FILE_NAME if given.is_dir() else given
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            raise TokenizerError(
-                f"there is no tokenizer at {file}",
-                hint="give a tokenizer.model or a folder that holds one; "
-                "`puna tokenizer train` makes one from your text",
-            ) from None
-        except OSError as error:
-            raise TokenizerError(f"{file} cannot be read: {error.strerror}") from None
-        tokenizer = cls(content, file)
-        if given.is_dir():
-            _check_manifest(given / MANIFEST_NAME, tokenizer)
-        return tokenizer
+        return cls(open_tokenizer(Path(path)))
 
-    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], path: Path) -> Tokenizer:
+        """The tokenizer in a GGUF file's metadata, encoding as llama.cpp does.
+
+        Raises TokenizerError where its keys are missing, contradict, or are of another kind.
+        """
+        return cls(gguf_tokenizer(metadata, path))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the file says that a text begins with BOS."""
+        return self.vocabulary.adds_bos and self.bos_id >= 0
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether the file says that a text ends with EOS."""
+        return self.vocabulary.adds_eos and self.eos_id >= 0
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Every token that ends an answer: EOS, end of turn, end of message."""
+        return frozenset(self.vocabulary.stop_ids)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that makes a prompt of a conversation; None where there is none."""
+        return self.vocabulary.chat_template
+
+    @property
+    def speed(self) -> str:
+        """How texts are encoded: through a memory of words, or why not."""
+        if self._encoder.words is not None:
+            return "words are encoded once and remembered"
+        return f"every text is encoded anew: {self._encoder.whole_because}"
+
+    def encode(
+        self, text: str, *, bos: bool = False, eos: bool = False, special: bool = False
+    ) -> list[int]:
         """The ids of `text`, between the begin and end tokens where asked.
 
-        Raises TokenizerError for a lone surrogate, naming its position.
+        With `special`, markup that spells a control token becomes that token. Raises
+        TokenizerError for a lone surrogate, naming its position.
         """
-        if len(text) > _PART_CHARACTERS:
-            whole: list[int] = self.encode_many([text], bos=bos, eos=eos)[0].tolist()
-            return whole
         self._require_marks(bos, eos)
+        ids = [self.bos_id] if bos else []
+        at = 0
         try:
-            ids: list[int] = self._model.encode(text, add_bos=bos, add_eos=eos)
-        except (RuntimeError, TypeError, ValueError):
+            for part in self._marks.split(text, special=special):
+                if isinstance(part, int):
+                    ids.append(part)
+                else:
+                    plain = self._with_prefix(part, is_first=at == 0)
+                    ids += memoryview(self._words.encode(plain)).cast("i").tolist()
+                at += 1
+        except ValueError:
             utf8(text)
             raise
+        if eos:
+            ids.append(self.eos_id)
         return ids
 
     def encode_many(
-        self, texts: Sequence[str], *, bos: bool = False, eos: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        special: bool = False,
     ) -> list[NDArray[np.int32]]:
-        """The ids of each text, the same as from `encode`, made on all cores at once.
+        """The ids of each text, the same as from `encode`; new words of all texts at once.
 
         Raises TokenizerError for a lone surrogate, naming the text's index and the position.
         """
         self._require_marks(bos, eos)
-        parts_of = [self._parts(text) for text in texts]
+        parts: list[list[str | int]] = [list(self._marks.split(t, special=special)) for t in texts]
+        plain = [
+            self._with_prefix(part, is_first=at == 0)
+            for of_text in parts
+            for at, part in enumerate(of_text)
+            if isinstance(part, str)
+        ]
         try:
-            encoded = self._model.encode(
-                [part for parts in parts_of for part in parts], out_type="numpy"
-            )
-        except (RuntimeError, TypeError, ValueError):
+            encoded = iter(self._words.encode_many(plain))
+        except ValueError:
             for index, text in enumerate(texts):
                 utf8(text, f"text {index}: ")
             raise
-        before = np.array([self.bos_id] if bos else [], dtype=np.int32)
-        after = np.array([self.eos_id] if eos else [], dtype=np.int32)
-        result = []
-        start = 0
-        for parts in parts_of:
-            end = start + len(parts)
-            result.append(np.concatenate([before, *encoded[start:end], after]))
-            start = end
-        return result
+        before = _as_bytes(self.bos_id) if bos else b""
+        after = _as_bytes(self.eos_id) if eos else b""
+        return [
+            np.frombuffer(
+                b"".join(
+                    [
+                        before,
+                        *(_as_bytes(p) if isinstance(p, int) else next(encoded) for p in of_text),
+                        after,
+                    ]
+                ),
+                dtype=np.int32,
+            )
+            for of_text in parts
+        ]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; begin and end tokens add nothing.
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of `ids`; control tokens add nothing, or with `special` their spelling.
 
-        Byte pieces that make no UTF-8 together become U+FFFD, one for each byte. Raises
-        TokenizerError for an id outside the vocabulary, naming its position.
+        Bytes that make no UTF-8 together become U+FFFD. Raises TokenizerError for an id outside the
+        vocabulary, naming its position.
         """
         whole = [operator.index(token) for token in ids]
         if whole and not 0 <= min(whole) <= max(whole) < self.vocabulary_size:
             for position, token in enumerate(whole):
                 self._require_known(token, f" at position {position}")
-        text: str = self._model.decode(whole)
-        return text
+        return self._spelling.decode(whole, markup=special)
 
-    def stream(self) -> StreamDecoder:
+    def stream(self, *, special: bool = False) -> StreamDecoder:
         """A decoder for ids that arrive one at a time."""
-        return StreamDecoder(self)
+        return StreamDecoder(self, self._spelling.stream(markup=special))
 
     def piece(self, token: int) -> str:
-        """The piece as it stands in the vocabulary, such as `▁the`, `<0x0A>` or `</s>`.
+        """The piece as it stands in the vocabulary, such as `▁the`, `Ġthe`, `<0x0A>` or `</s>`.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
         self._require_known(token)
-        text: str = self._model.id_to_piece(token)
-        return text
+        return self.vocabulary.pieces[token]
 
     def byte_of(self, token: int) -> int | None:
         """The byte that a byte piece stands for; None for any other piece."""
-        piece = self.piece(token)
-        return int(piece[1:-1], 16) if self._model.is_byte(token) else None
+        piece, kind = self.piece(token), self.vocabulary.types[token]
+        if self.vocabulary.kind == "spm":
+            return int(piece[1:-1], 16) if kind == PieceType.BYTE else None
+        return BYTE_OF_CHARACTER.get(piece) if kind == PieceType.NORMAL else None
 
     def is_control(self, token: int) -> bool:
         """Whether the piece is a token without text, such as begin and end."""
         self._require_known(token)
-        return bool(self._model.is_control(token))
+        return token in self._markup_ids
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The prompt that the chat template makes of a conversation.
+
+        Raises TokenizerError when there is no template, or it fails, or takes too long.
+        """
+        if self._template is None:
+            raise TokenizerError(
+                f"{self.path} has no chat template",
+                hint="it belongs to a base model: give it a text to go on with",
+            )
+        return self._template.render(
+            messages=list(messages),
+            tools=None if tools is None else list(tools),
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **self._template_tokens(),
+        )
+
+    def apply_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The ids of that prompt; one BOS at most, whether template or file adds it.
+
+        Raises as `render_chat` does.
+        """
+        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+        ids = self.encode(text, special=True)
+        if self.adds_bos and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
+
+    def files(self) -> dict[str, bytes]:
+        """What to write beside Hugging Face weights: name -> content.
+
+        tokenizer.json and tokenizer_config.json; for SentencePiece's kind tokenizer.model too; with
+        several tokens that end a turn, generation_config.json. Raises TokenizerError for rules that
+        no file of these can say.
+        """
+        config = write_tokenizer_config(self.vocabulary)
+        result = {"tokenizer_config.json": config}
+        if (model := self._sentencepiece_file()) is not None:
+            result[FILE_NAME] = model
+        if "tokenizer.json" in self._content.original:
+            result["tokenizer.json"] = self._content.original["tokenizer.json"]
+        elif not self.vocabulary.normalizes:
+            result["tokenizer.json"] = write_tokenizer_json(self.vocabulary)
+        if (generation := write_generation_config(self.vocabulary)) is not None:
+            result["generation_config.json"] = generation
+        return result
+
+    def meta_files(self) -> dict[str, bytes]:
+        """What to write beside Meta's weights: tokenizer.model as Meta has it.
+
+        Byte-level BPE that ranks cannot say is written as for Hugging Face.
+        """
+        if (model := self._sentencepiece_file()) is not None:
+            return {FILE_NAME: model}
+        original = self._content.original.get(FILE_NAME)
+        ranks = original if original is not None else write_tiktoken(self.vocabulary)
+        return {FILE_NAME: ranks} if ranks is not None else self.files()
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.path)!r}, {self.vocabulary_size} pieces)"
 
-    def _parts(self, text: str) -> list[str]:
-        if len(text) <= _PART_CHARACTERS or not self._words_stand_alone:
-            return [text]
-        return cut_at_spaces(text, _PART_CHARACTERS)
+    def _sentencepiece_file(self) -> bytes | None:
+        """The tokenizer.model of SentencePiece's kind; None for byte-level BPE."""
+        if self._content.model is not None:
+            return self._content.original[FILE_NAME]
+        is_spm = self.vocabulary.kind == "spm" and not self.vocabulary.normalizes
+        return write_sentencepiece(self.vocabulary) if is_spm else None
 
     @cached_property
-    def _words_stand_alone(self) -> bool:
-        """Whether no piece spans the end of a word and the next, so that cuts change no id."""
-        first, second = self._model.encode(["a", "b"])
-        pieces = self._model.id_to_piece(list(range(self.vocabulary_size)))
-        return self._model.encode("a b") == first + second and not any(
-            _CROSSES_WORDS.search(piece) for piece in pieces
-        )
+    def _spelling(self) -> Spelling:
+        if self.vocabulary.kind == "bpe":
+            return ByteLevelSpelling(self.vocabulary)
+        if (model := self._content.model) is None:
+            return SentencePieceSpelling(self.vocabulary)
+        return SentencePieceSpelling(self.vocabulary, model.unknown_surface, model.removes_spaces)
+
+    @cached_property
+    def _template(self) -> ChatTemplate | None:
+        source = self.vocabulary.chat_template
+        return None if source is None else ChatTemplate(source, str(self.path))
+
+    def _template_tokens(self) -> dict[str, str]:
+        """bos_token and its like, as templates name them; text of none is empty."""
+        vocabulary = self.vocabulary
+        named = {
+            "bos_token": vocabulary.bos_id,
+            "eos_token": vocabulary.eos_id,
+            "unk_token": vocabulary.unknown_id,
+            "pad_token": vocabulary.padding_id,
+        }
+        return {name: vocabulary.pieces[one] if one >= 0 else "" for name, one in named.items()}
+
+    def _with_prefix(self, text: str, *, is_first: bool) -> str:
+        """`text` after the space that SentencePiece's kind puts before it."""
+        rules = self.vocabulary
+        if rules.kind == "bpe" or not rules.dummy_prefix or self._encoder.adds_prefix or not text:
+            return text
+        is_spaced = text[0] in (" ", SPACE_MARK) and not rules.prefix_doubles_spaces
+        return f" {text}" if (is_first or rules.prefix_after_marks) and not is_spaced else text
 
     def _require_marks(self, bos: bool, eos: bool) -> None:
         for is_wanted, token, name in ((bos, self.bos_id, "begin"), (eos, self.eos_id, "end")):
@@ -199,72 +360,21 @@ class StreamDecoder:
     A character whose bytes are spread over several ids is held back until it is complete.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, stream: TextStream) -> None:
         self._tokenizer = tokenizer
-        self._bytes = bytearray()  # of a character that is not complete yet
-        self._first: list[int] = []  # pieces so far, while no text has come out
-        self._has_started = False
+        self._stream = stream
 
     def push(self, token: int) -> str:
         """The text that `token` completes, often all of its piece, sometimes nothing.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
-        byte = self._tokenizer.byte_of(token)
-        if byte is not None:
-            self._bytes.append(byte)
-            text = _take_characters(self._bytes)
-        else:
-            text = self._take_rest()
-            self._has_started |= bool(text)
-            text += self._text_of(token)
-        self._has_started |= bool(text)
-        return text
+        self._tokenizer._require_known(token)
+        return self._stream.push(token)
 
     def flush(self) -> str:
         """What is still held back, as U+FFFD for each byte; the next `push` starts a new text."""
-        text = self._take_rest()
-        self._first.clear()
-        self._has_started = False
-        return text
-
-    def _take_rest(self) -> str:
-        text = "\ufffd" * len(self._bytes)
-        self._bytes.clear()
-        return text
-
-    def _text_of(self, token: int) -> str:
-        """The text of a piece that is no byte; the first one loses the dummy prefix."""
-        if self._tokenizer.is_control(token):
-            return ""
-        if self._has_started:
-            if token == self._tokenizer.unknown_id:
-                return self._tokenizer.decode([token])
-            return self._tokenizer.piece(token).replace(SPACE_MARK, " ")
-        self._first.append(token)
-        return self._tokenizer.decode(self._first)
-
-
-def cut_at_spaces(text: str, limit: int) -> list[str]:
-    """`text` in parts of at most `limit` characters, cut at single spaces, which are dropped.
-
-    SentencePiece puts a space before every text (the dummy prefix), so each part gets its lost
-    space back: words, and with them ids and counts, stay the same. Where no single space lies
-    within `limit` characters the part runs on to the next one. `" ".join` gives `text` again.
-    """
-    parts = []
-    start = 0
-    while len(text) - start > limit:
-        place = _last_place(text, start, start + limit)
-        if place < 0:
-            later = _PLACE_TO_CUT.search(text, start + limit)
-            if later is None:
-                break
-            place = later.start()
-        parts.append(text[start:place])
-        start = place + 1
-    parts.append(text[start:])
-    return parts
+        return self._stream.flush()
 
 
 def utf8(text: str, name: str = "") -> bytes:
@@ -281,44 +391,27 @@ def utf8(text: str, name: str = "") -> bytes:
         ) from None
 
 
-def _last_place(text: str, start: int, end: int) -> int:
-    """The last place in `text[start:end]` to cut at; -1 where there is none."""
-    place = text.rfind(" ", start, end)
-    while place >= 0 and not _PLACE_TO_CUT.match(text, place):
-        place = text.rfind(" ", start, place)
-    return place
+def _encoder(content: TokenizerContent) -> Encoder:
+    vocabulary, path = content.vocabulary, content.path
+    if content.rules is not None:
+        return BpeEncoder.from_rules(content.rules, vocabulary, path)
+    if vocabulary.kind == "bpe" or vocabulary.merges:
+        return BpeEncoder.from_vocabulary(vocabulary, path)
+    if content.model is not None and _says_the_same(content.model.vocabulary, vocabulary):
+        return SentencePieceEncoder(content.original[FILE_NAME], content.model.vocabulary, path)
+    # Text never reaches what Marks finds, nor what no text may become.
+    kept = (PieceType.NORMAL, PieceType.BYTE, *MARKUP)
+    types = tuple(kind if kind in kept else PieceType.CONTROL for kind in vocabulary.types)
+    plain = replace(vocabulary, types=types)
+    return SentencePieceEncoder(write_sentencepiece(plain), plain, path)
 
 
-def _take_characters(held: bytearray) -> str:
-    """Take the complete characters off the front of `held`; bytes that cannot be are U+FFFD."""
-    text = ""
-    while held:
-        try:
-            text += held.decode("utf-8")
-        except UnicodeDecodeError as error:
-            text += held[: error.start].decode("utf-8")
-            if error.reason == "unexpected end of data":
-                del held[: error.start]
-                return text
-            text += "\ufffd" * (error.end - error.start)
-            del held[: error.end]
-        else:
-            held.clear()
-    return text
+def _says_the_same(model: Vocabulary, vocabulary: Vocabulary) -> bool:
+    """Whether a model's pieces are still what the vocabulary has in their places."""
+    size = len(model)
+    is_same = model.pieces == vocabulary.pieces[:size] and model.types == vocabulary.types[:size]
+    return model.normalizes or is_same
 
 
-def _check_manifest(path: Path, tokenizer: Tokenizer) -> None:
-    """Refuse a file other than the one that the manifest beside it names."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return
-    if not isinstance(record, dict) or record.get("schema") != KIND:
-        return  # the manifest of a checkpoint, or someone else's
-    schema.check(record, KIND, path)
-    if record.get("sha256") != tokenizer.sha256:
-        raise TokenizerError(
-            f"{tokenizer.path} is not the file that {path.name} beside it names: "
-            f"SHA-256 {tokenizer.sha256[:12]}... instead of {str(record.get('sha256'))[:12]}...",
-            hint="it was changed or replaced; train it again, or delete the manifest to accept it",
-        )
+def _as_bytes(token: int) -> bytes:
+    return np.int32(token).tobytes()

@@ -18,7 +18,7 @@ from puna.config import to_table
 from puna.console import Console, human_bytes, human_duration
 from puna.errors import ConfigError, TokenizerError
 from puna.tokens.fingerprint import TextFingerprint, differences
-from puna.tokens.tokenizer import FILE_NAME, KIND, MANIFEST_NAME, Tokenizer, cut_at_spaces
+from puna.tokens.tokenizer import FILE_NAME, KIND, MANIFEST_NAME, SPACE_MARK, Tokenizer
 
 BYTE_PIECES = 256
 CONTROL_PIECES = 3  # <unk>, <s>, </s>
@@ -55,6 +55,7 @@ _SAMPLE_EVERY_DOCUMENTS = 20
 _SAMPLE_CHARACTERS = 1 << 20
 _SAMPLE_CHARACTERS_PER_DOCUMENT = 1 << 16
 _TICK_SECONDS = 0.2
+_PLACE_TO_CUT = re.compile(f"(?<=[^ {SPACE_MARK}]) (?=[^ {SPACE_MARK}])")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,28 @@ def pieces_by_kind(tokenizer: Tokenizer) -> dict[str, list[str]]:
         else:
             kinds["characters" if len(piece) == 1 else "merges"].append(piece)
     return kinds
+
+
+def cut_at_spaces(text: str, limit: int) -> list[str]:
+    """`text` in parts of at most `limit` characters, cut at single spaces, which are dropped.
+
+    SentencePiece puts a space before every text (the dummy prefix), so each part gets its lost
+    space back: words, and with them ids and counts, stay the same. Where no single space lies
+    within `limit` characters the part runs on to the next one. `" ".join` gives `text` again.
+    """
+    parts = []
+    start = 0
+    while len(text) - start > limit:
+        place = _last_place(text, start, start + limit)
+        if place < 0:
+            later = _PLACE_TO_CUT.search(text, start + limit)
+            if later is None:
+                break
+            place = later.start()
+        parts.append(text[start:place])
+        start = place + 1
+    parts.append(text[start:])
+    return parts
 
 
 @dataclass
@@ -334,3 +357,11 @@ def _reuse(texts: Iterable[str], out: Path, config: TokenizerConfig, console: Co
     tokenizer = Tokenizer.load(out)
     console.say(f"tokenizer: {out} was made from the same text and config; using it")
     return tokenizer
+
+
+def _last_place(text: str, start: int, end: int) -> int:
+    """The last place in `text[start:end]` to cut at; -1 where there is none."""
+    place = text.rfind(" ", start, end)
+    while place >= 0 and not _PLACE_TO_CUT.match(text, place):
+        place = text.rfind(" ", start, place)
+    return place

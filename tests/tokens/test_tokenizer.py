@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from token_texts import SHARED
 
 from puna.errors import SchemaError, TokenizerError
-from puna.tokens.tokenizer import Tokenizer, cut_at_spaces
+from puna.tokens.tokenizer import Tokenizer
+from puna.tokens.training import cut_at_spaces
 
 HARD_TEXTS = (
     "",
@@ -184,7 +185,7 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer, wrong):
 
 @given(content=st.binary(max_size=200))
 def test_bytes_that_are_no_tokenizer_are_refused(tokenizer, content):
-    with pytest.raises(TokenizerError, match="should be a SentencePiece model"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model"):
         Tokenizer(content, tokenizer.path)
 
 
@@ -192,7 +193,7 @@ def test_a_tokenizer_cut_short_is_refused(tokenizer, tmp_path):
     content = tokenizer.path.read_bytes()
     file = tmp_path / "tokenizer.model"
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(TokenizerError, match=r"tokenizer\.model should be a SentencePiece model"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model: byte \d+: "):
         Tokenizer.load(file)
 
 
