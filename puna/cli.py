@@ -20,6 +20,11 @@ VERBS = {
     "evaluate": ("puna.commands.evaluate", "measure a model on text it has not seen"),
     "generate": ("puna.commands.generate", "continue a prompt"),
     "chat": ("puna.commands.chat", "talk to a model in the terminal"),
+    "pull": ("puna.commands.pull", "bring a model to this machine by its name"),
+    "cache": ("puna.commands.cache", "list or remove the models that were pulled"),
+    "inspect": ("puna.commands.inspect", "what a model is, and what it takes to run it"),
+    "convert": ("puna.commands.convert", "a model in another format, with proof"),
+    "quantize": ("puna.commands.quantize", "a model as a GGUF of few bits a weight"),
     "report": ("puna.commands.report", "one self-contained page about a training run"),
     "sizes": ("puna.commands.sizes", "the family's sizes: parameters, memory, compute"),
     "doctor": ("puna.commands.doctor", "what this machine has and what it lacks"),
@@ -29,6 +34,7 @@ GROUPS = {
     "text and tokens": ("data", "tokenizer"),
     "train": ("train", "evaluate", "report"),
     "use": ("generate", "chat"),
+    "weights": ("pull", "cache", "inspect", "convert", "quantize"),
     "machine": ("sizes", "doctor", "demo"),
 }
 EXAMPLES = """examples:

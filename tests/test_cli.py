@@ -110,7 +110,7 @@ def test_a_mistyped_verb_names_the_nearest(words, nearest, fake, capsys):
     assert cli.main(words) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert f"hint: did you mean {nearest}?" in printed.err
+    assert f"hint: did you mean {nearest}" in printed.err
 
 
 def test_an_unknown_option_is_a_usage_error_that_points_to_help(fake, capsys):

@@ -1,4 +1,4 @@
-"""`puna chat`: a text that a person and the model write in turns."""
+"""`puna chat`: a talk with a chat model, or a text written in turns with a base model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from puna import config as recipes
-from puna.commands.generate import result_record, summary
+from puna.commands.chat_history import History, Messages, WrittenText
+from puna.commands.generate import introduce, result_record, summary
 from puna.commands.model_arguments import add_model, add_sampling, sampling_params
 from puna.config import nearest
 from puna.console import Console
@@ -21,7 +22,8 @@ from puna.infer.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from puna.infer.engine import Engine
 
-REPLY_TOKENS = 128
+REPLY_TOKENS = 256
+CHAT_WELCOME = "This model answers. /help lists the commands, Ctrl-D leaves."
 WELCOME = (
     "This is a base model: it continues text and is no assistant. Write the beginning of\n"
     "something; an empty line goes on. /help lists the commands, Ctrl-D leaves."
@@ -31,20 +33,25 @@ HELP = """/help            this
 /set             the settings; /set temperature 0.7 changes one
 /quit, Ctrl-D    leave
 Ctrl-C           stop the reply, keeping what is there
-an empty line    let the model go on"""
+an empty line    let a base model go on"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna chat`."""
     parser.description = (
-        "Write a text in turns with a model. It is a base model: it continues the text and is no\n"
-        "assistant. What was written stays its context until /reset."
+        "Talk to a model. One with a chat template answers in turns; a base model is no assistant\n"
+        "and continues the text. What was written stays its context until /reset."
     )
     parser.epilog = """examples:
+  puna chat smollm2
+  puna chat smollm2 --system "Answer in one sentence."
   puna chat demo/run
   puna chat demo/run --temperature 0.5 --max-tokens 60
   printf 'The state of\\n\\n' | puna chat demo/run    two turns from a pipe"""
     add_model(parser)
+    parser.add_argument(
+        "--system", metavar="TEXT", help="what a chat model is told before the talk begins"
+    )
     add_sampling(parser, REPLY_TOKENS)
 
 
@@ -53,10 +60,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     params = sampling_params(arguments)
     from puna.infer.engine import load_engine
 
-    engine = load_engine(arguments.model, arguments.backend, which=arguments.which)
-    console.say(engine.choice)
-    console.say(WELCOME)
-    Chat(engine, params, console).talk(line_reader(console))
+    engine = load_engine(
+        arguments.model,
+        arguments.backend,
+        which=arguments.which,
+        tokenizer_path=arguments.tokenizer_path,
+    )
+    introduce(engine, console)
+    chat = Chat(engine, params, console, arguments.system)
+    console.say(CHAT_WELCOME if chat.answers else WELCOME)
+    chat.talk(line_reader(console))
     return 0
 
 
@@ -91,13 +104,28 @@ def piped_line() -> str | None:
 
 
 class Chat:
-    """The text so far and the settings; one turn appends a line and the model's continuation."""
+    """The talk so far and the settings; a turn adds a line and what the model makes of it.
 
-    def __init__(self, engine: Engine, params: SamplingParams, console: Console) -> None:
+    Raises UsageError for a `system` message to a base model.
+    """
+
+    def __init__(
+        self, engine: Engine, params: SamplingParams, console: Console, system: str | None = None
+    ) -> None:
         self.engine = engine
         self.params = params
         self.console = console
-        self.text = ""
+        self.answers = engine.tokenizer.chat_template is not None
+        if system is not None and not self.answers:
+            raise UsageError(
+                "--system is for chat models, this one has no chat template",
+                hint="begin the text with what it should know",
+            )
+        self.history: History = (
+            Messages(engine, console.say, system)
+            if self.answers
+            else WrittenText(engine, console.say)
+        )
 
     def talk(self, next_line: Callable[[], str | None]) -> None:
         """Take lines until there are none, or one says /quit."""
@@ -116,7 +144,7 @@ class Chat:
         if name == "/help":
             self.console.say(HELP)
         elif name == "/reset":
-            self.text = ""
+            self.history.clear()
             self.console.say("the text so far is forgotten")
         elif name == "/set":
             self.set(words)
@@ -139,10 +167,11 @@ class Chat:
         self.console.say(", ".join(shown))
 
     def reply(self, line: str) -> None:
-        """Append `line` to the text, then what the model makes of it; Ctrl-C ends that early."""
-        is_new_line = self.text and line and not self.text.endswith("\n")
-        text = f"{self.text}\n{line}" if is_new_line else self.text + line
-        generation = self.engine.generate(self.visible_ids(text), self.params)
+        """The model's continuation or answer, kept with `line`; Ctrl-C ends it early."""
+        if self.answers and not line.strip():
+            return
+        ids = self.history.ask(line, self.params.max_tokens)
+        generation = self.engine.generate(ids, self.params)
         try:
             for piece in generation:
                 if not self.console.json_output:
@@ -150,19 +179,6 @@ class Chat:
         except KeyboardInterrupt:
             generation.cancel()
         result = generation.result
-        self.text = text + result.text
+        self.history.answered(line, result.text)
         self.console.result(result_record(line, result), "")
         self.console.say(self.console.paint(f"[{summary(result, self.engine)}]", "2"))
-
-    def visible_ids(self, text: str) -> list[int]:
-        """The ids of the text; where it leaves too little room for a reply, of its end, said."""
-        ids = self.engine.tokenizer.encode(text, bos=True)
-        context = self.engine.config.context_length
-        room = context - min(self.params.max_tokens, context // 2)
-        if len(ids) <= room:
-            return ids
-        self.console.say(
-            f"[the model's context is {context} tokens: of the text so far it sees the last "
-            f"{room - 1} of {len(ids) - 1}; /reset starts anew]"
-        )
-        return [ids[0], *ids[len(ids) - (room - 1) :]]

@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from puna.commands.generate import introduce
 from puna.commands.model_arguments import add_model
 from puna.console import Console, human_duration, table
 from puna.errors import UsageError
 
 WINDOWS_AT_ONCE = 16
+LONGEST_WINDOW = 2048  # the paper's context; attention over 128k tokens would fill any memory
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     perplexity = verbs.add_parser("perplexity", help="bits per byte, beside xz and frequencies")
     perplexity.description = (
         "Bits per byte: document by document, BOS first, in disjoint windows of the training\n"
-        "context, every byte counted once. Beside it: xz -9e after the training text and alone,\n"
-        "and token frequencies. On a corpus, the held-out part is measured, and a run folder\n"
-        "gets the record as evaluation.json."
+        "context (of 2,048 tokens where it is longer), every byte counted once.\n"
+        "Beside it: xz -9e after the training text and alone, and token frequencies. On a corpus,\n"
+        "the held-out part is measured, and a run folder gets the record as evaluation.json."
     )
     perplexity.epilog = """examples:
   puna evaluate perplexity demo/run --data demo/corpus
@@ -43,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     perplexity.add_argument(
         "--no-baselines", action="store_true", help="only the model, without xz and frequencies"
     )
+    perplexity.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens in a window; without it the model's context, at most 2048",
+    )
     perplexity.add_argument("--documents", action="store_true", help="a line for each document")
     perplexity.add_argument("--out", type=Path, metavar="FILE", help="write the record here too")
 
@@ -55,27 +63,52 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from puna.infer.engine import load_engine
 
     text = heldout.open_text(arguments.data)
-    kept = arguments.model / heldout.FILE_NAME
-    is_kept = text.corpus is not None and (arguments.model / "checkpoints").is_dir()
+    run_folder = Path(arguments.model)
+    kept = run_folder / heldout.FILE_NAME
+    is_kept = text.corpus is not None and (run_folder / "checkpoints").is_dir()
     previous = heldout.read_previous(kept) if is_kept else None
-    engine = load_engine(arguments.model, arguments.backend, which=arguments.which, batched=True)
-    console.say(engine.choice)
+    engine = load_engine(
+        arguments.model,
+        arguments.backend,
+        which=arguments.which,
+        batched=True,
+        tokenizer_path=arguments.tokenizer_path,
+    )
+    introduce(engine, console)
+    context = window(arguments.context, engine.config.context_length)
     baselines = heldout.known_baselines(previous, engine, text)
     if baselines is not None:
         console.say("baselines: those computed before for this corpus and tokenizer")
     elif not arguments.no_baselines:
         baselines = heldout.compute_baselines(engine, text, console)
-    if previous and baselines and heldout.is_up_to_date(previous, engine, text):
+    same = previous is not None and previous["context_length"] == context
+    if previous and same and baselines and heldout.is_up_to_date(previous, engine, text):
         console.say("scores: those of before, for the same weights; to score again, remove")
         console.say(f"  {kept}")
         record = {**previous, "baselines": baselines}
     else:
-        record = heldout.evaluate(engine, text, console, batch=arguments.batch, baselines=baselines)
+        record = heldout.evaluate(
+            engine,
+            text,
+            console,
+            batch=arguments.batch,
+            context_length=context,
+            baselines=baselines,
+        )
     for path in ([kept] if is_kept else []) + ([arguments.out] if arguments.out else []):
         heldout.write_evaluation(path, record)
         console.say(f"wrote {path}")
     console.result(record, shown(record, with_documents=arguments.documents))
     return 0
+
+
+def window(wanted: int | None, context_length: int) -> int:
+    """Tokens in a window. Raises UsageError for more than the model's context, or none."""
+    if wanted is None:
+        return min(context_length, LONGEST_WINDOW)
+    if not 1 <= wanted <= context_length:
+        raise UsageError(f"--context must be 1 to the model's {context_length}, got {wanted}")
+    return wanted
 
 
 def shown(record: dict[str, Any], *, with_documents: bool) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from puna.commands.model_arguments import add_model, add_sampling, sampling_params
+from puna.commands.model_arguments import add_model, add_sampling, model_of, sampling_params
 from puna.console import Console, human_duration
 from puna.errors import UsageError
 
@@ -25,8 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   puna generate demo/run --prompt "The state of the Union is"
   puna generate demo/run --prompt "Fellow citizens" --max-tokens 40 --seed 1
-  puna generate demo/run --temperature 0 < prompt.txt    the likeliest tokens, prompt from stdin"""
-    add_model(parser)
+  puna generate demo/run --temperature 0 < prompt.txt    the likeliest tokens, prompt from stdin
+  puna generate --ckpt_dir LLaMA/7B --tokenizer_path LLaMA/tokenizer.model --prompt "I"
+"""
+    add_model(parser, has_meta_flags=True)
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
@@ -41,8 +43,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     prompt = read_stdin() if arguments.prompt is None else arguments.prompt
     from puna.infer.engine import load_engine
 
-    engine = load_engine(arguments.model, arguments.backend, which=arguments.which)
-    console.say(engine.choice)
+    engine = load_engine(
+        model_of(arguments),
+        arguments.backend,
+        which=arguments.which,
+        tokenizer_path=arguments.tokenizer_path,
+    )
+    introduce(engine, console)
     generation = engine.generate(prompt, params)
     try:
         for piece in generation:
@@ -56,6 +63,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.result(result_record(prompt, result), "")
     console.say(summary(result, engine))
     return 0
+
+
+def introduce(engine: Engine, console: Console) -> None:
+    """Say what runs the model, and what one should know about it."""
+    console.say(engine.choice)
+    for note in engine.notes:
+        console.say(f"note: {note}")
 
 
 def read_stdin() -> str:

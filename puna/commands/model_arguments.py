@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from puna.errors import UsageError
 from puna.infer.sampling_params import SamplingParams
 
 DEFAULTS = SamplingParams()
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --which and --backend."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run folder or a checkpoint")
+def add_model(parser: argparse.ArgumentParser, *, has_meta_flags: bool = False) -> None:
+    """MODEL, --which, --backend and the tokenizer; with Meta's flags, --ckpt_dir for MODEL."""
+    parser.add_argument(
+        "model",
+        nargs="?" if has_meta_flags else None,
+        metavar="MODEL",
+        help="a model's folder, file or name",
+    )
+    if has_meta_flags:
+        parser.add_argument(
+            "--ckpt-dir", "--ckpt_dir", metavar="DIR", help="MODEL, as Meta's release calls it"
+        )
     parser.add_argument(
         "--which",
         choices=("latest", "best"),
@@ -25,6 +35,29 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what runs the model; auto says what it takes, and why",
     )
+    add_tokenizer(parser)
+
+
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """--tokenizer-path, also spelled as Meta's release does."""
+    parser.add_argument(
+        "--tokenizer-path",
+        "--tokenizer_path",
+        type=Path,
+        metavar="FILE",
+        help="the tokenizer, where none lies with the model or another is meant",
+    )
+
+
+def model_of(arguments: argparse.Namespace) -> str:
+    """The model meant by MODEL or --ckpt_dir. Raises UsageError for both and for neither."""
+    given = [value for value in (arguments.model, arguments.ckpt_dir) if value is not None]
+    if len(given) != 1:
+        raise UsageError(
+            f"one model is wanted, MODEL or --ckpt_dir, found {' and '.join(given) or 'none'}",
+            hint="puna cache list shows those that were pulled",
+        )
+    return str(given[0])
 
 
 def add_sampling(parser: argparse.ArgumentParser, max_tokens: int = DEFAULTS.max_tokens) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,12 @@ def evaluate(
     console: Console,
     *,
     batch: int = DEFAULT_BATCH,
+    context_length: int | None = None,
     baselines: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """The record of evaluation.json: scores, what was scored, and the given baselines.
 
+    Windows have `context_length` tokens, without it the model's.
     Raises DataError when there is no text, CheckpointError when the scores are not finite.
     """
     with console.progress(text.total_bytes, "scoring", "B") as bar:
@@ -64,7 +67,7 @@ def evaluate(
             engine.backend.score,
             engine.tokenizer,
             text.documents(),
-            engine.config.context_length,
+            context_length or engine.config.context_length,
             batch=batch,
             progress=bar.update,
         )
@@ -86,9 +89,18 @@ def inputs_of(engine: Engine, text: TextToScore) -> dict[str, str | None]:
     return {"corpus": fingerprint, "tokenizer": engine.tokenizer.sha256}
 
 
-def weights_sha256(checkpoint: Path) -> str:
-    """The hash of a checkpoint's weights, as its manifest has it."""
-    return str(verify(checkpoint)["files"]["model.safetensors"]["sha256"])
+def weights_sha256(model: Path) -> str:
+    """The hash of a model's weights: as a checkpoint's manifest has it, else of its files.
+
+    A folder's is the hash over the names and hashes of all its files.
+    """
+    if (model / "manifest.json").is_file():
+        return str(verify(model)["files"]["model.safetensors"]["sha256"])
+    if model.is_file():
+        return schema.sha256_file(model)
+    files = sorted(path for path in model.iterdir() if path.is_file())
+    lines = [f"{schema.sha256_file(path)} {path.name}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def is_up_to_date(previous: dict[str, Any], engine: Engine, text: TextToScore) -> bool:

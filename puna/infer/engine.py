@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from puna import hardware
 from puna.config import nearest
-from puna.errors import CheckpointError, ConfigError, missing_package
+from puna.console import human_bytes
+from puna.errors import CheckpointError, ConfigError, MachineError, missing_package
 from puna.infer.backends.base import Backend
 from puna.infer.generation import Generation
 from puna.infer.sampling_params import SamplingParams
 from puna.model.sizes import ModelConfig
 from puna.tokens.tokenizer import Tokenizer
-from puna.weights.checkpoint import StoredModel, Which, read_model
+from puna.weights.checkpoint import CheckpointSource, Which
+from puna.weights.inspect import needs
+from puna.weights.open_model import load_tokenizer, open_model
+from puna.weights.source import ModelSource
 
 BackendName = Literal["auto", "torch", "numpy"]
 BACKENDS: tuple[BackendName, ...] = ("auto", "torch", "numpy")
@@ -23,7 +29,9 @@ BACKENDS: tuple[BackendName, ...] = ("auto", "torch", "numpy")
 
 @dataclass(frozen=True)
 class Engine:
-    """One loaded model. `choice` says which backend runs it and why; `step` is its training's.
+    """One loaded model. `choice` says which backend runs it and why, `checkpoint` where it lies.
+
+    `step` is its training's where it is a checkpoint of Puna's; `notes` is what a user should know.
 
     Raises CheckpointError when the tokenizer has pieces that the model does not know.
     """
@@ -33,7 +41,8 @@ class Engine:
     backend: Backend
     choice: str
     checkpoint: Path
-    step: int
+    step: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocabulary_size > self.backend.vocabulary_size:
@@ -48,8 +57,9 @@ class Engine:
     ) -> Generation:
         """An iterator over the continuation's pieces of text; the prompt is not repeated.
 
-        A text is encoded and begins with BOS; ids are taken as they are. Raises UsageError when the
-        prompt leaves no room in the context, TokenizerError when it cannot be encoded.
+        A text is encoded and begins with BOS where the tokenizer says so; ids are taken as they
+        are. Raises UsageError when the prompt is empty or leaves no room in the context,
+        TokenizerError when it cannot be encoded, MachineError when memory does not suffice.
         """
         return Generation(self, prompt, params or SamplingParams())
 
@@ -60,23 +70,40 @@ def load_engine(
     *,
     which: Which = "latest",
     batched: bool = False,
+    tokenizer_path: Path | None = None,
 ) -> Engine:
-    """The engine of a run folder or checkpoint; `batched` says that many rows will run at once.
+    """The engine of a model of any format, by folder, file or name; weights become float32.
 
-    Raises CheckpointError when there is no whole checkpoint, MachineError when `backend` is torch
-    and torch is not installed, ConfigError for another backend's name.
+    `batched` says that many rows will run at once, `which` chooses a run folder's checkpoint.
+    Raises CheckpointError when there is no whole model, TokenizerError when no tokenizer lies with
+    it and no `tokenizer_path` is given, MachineError when memory does not suffice or `backend` is
+    torch and torch is not installed, ConfigError for another backend's name.
     """
     name, reason = choose_backend(backend, batched=batched)
-    stored = read_model(Path(path), which)
-    running = make_backend(name, stored)
+    source = open_model(path, which=which)
+    tokenizer = load_tokenizer(source, tokenizer_path)
+    require_memory(needs(source.config).weight_bytes, f"{source.path}, its weights in float32,")
+    running = make_backend(name, source)
     return Engine(
-        config=stored.config,
-        tokenizer=Tokenizer.load(stored.tokenizer_path),
+        config=source.config,
+        tokenizer=tokenizer,
         backend=running,
         choice=f"engine: {running.name} ({reason})",
-        checkpoint=stored.folder,
-        step=stored.step,
+        checkpoint=source.path,
+        step=source.step if isinstance(source, CheckpointSource) else None,
+        notes=tuple(source.notes),
     )
+
+
+def require_memory(needed_bytes: int, what: str) -> None:
+    """Raise MachineError unless `needed_bytes` can be taken now; `what` needs them."""
+    available = hardware.memory_available_bytes()
+    if needed_bytes > available:
+        raise MachineError(
+            f"{what} needs {human_bytes(needed_bytes)} of memory, {human_bytes(available)} are "
+            "free",
+            hint="close other programs, or take a smaller model; puna inspect shows what one needs",
+        )
 
 
 def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Literal["torch", "numpy"], str]:
@@ -99,12 +126,16 @@ def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Literal["torc
     return "numpy", "on a CPU it decodes one sequence faster than torch; --backend torch to change"
 
 
-def make_backend(name: Literal["torch", "numpy"], stored: StoredModel) -> Backend:
-    """The named backend with the stored weights loaded. Imports it."""
+def make_backend(name: Literal["torch", "numpy"], source: ModelSource) -> Backend:
+    """The named backend with all of the model's weights read. Imports it."""
+    # Copied where they lie in a mapped file: torch wants arrays that may be written to.
+    arrays = {
+        name: np.require(source.read(name), requirements=["C", "W"]) for name in source.tensors
+    }
     if name == "numpy":
         from puna.infer.backends.numpy_backend import NumpyBackend
 
-        return NumpyBackend(stored.config, stored.arrays)
+        return NumpyBackend(source.config, arrays)
     from puna.infer.backends.torch_backend import TorchBackend
 
-    return TorchBackend(stored.config, stored.arrays)
+    return TorchBackend(source.config, arrays)

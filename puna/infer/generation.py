@@ -28,7 +28,7 @@ PREFILL_ROWS = 256  # prompt tokens read at once: bounds the attention scores of
 class GenerationResult:
     """What a generation did so far; `ended_by` is None while it runs.
 
-    `generated_tokens` counts an EOS. `seed` repeats the text.
+    `generated_tokens` counts the EOS or end of turn. `seed` repeats the text.
     """
 
     text: str
@@ -61,16 +61,21 @@ class GenerationResult:
 class Generation(Iterator[str]):
     """Iterate for the pieces of text; read `result` at any time; `cancel` ends it early.
 
-    Raises UsageError at once when the prompt leaves no room in the context, TokenizerError when it
-    cannot be encoded.
+    Raises UsageError at once when the prompt is empty or leaves no room in the context,
+    TokenizerError when it cannot be encoded.
     """
 
     def __init__(self, engine: Engine, prompt: str | Sequence[int], params: SamplingParams) -> None:
         self._engine = engine
         self._params = params
         if isinstance(prompt, str):
-            prompt = engine.tokenizer.encode(prompt, bos=True)
+            prompt = engine.tokenizer.encode(prompt, bos=engine.tokenizer.adds_bos)
         self._prompt_ids = list(prompt)
+        if not self._prompt_ids:
+            raise UsageError(
+                "this model needs a prompt: its tokenizer puts no begin token before a text",
+                hint="give at least a character",
+            )
         self._room = engine.config.context_length - len(self._prompt_ids)
         if self._room < 1:
             raise UsageError(
@@ -127,7 +132,7 @@ class Generation(Iterator[str]):
             yield piece
 
     def _tokens(self) -> Iterator[int]:
-        """The sampled ids up to EOS, max_tokens or the context's end."""
+        """The sampled ids up to one that ends a text, max_tokens or the context's end."""
         tokenizer, params = self._engine.tokenizer, self._params
         generator = np.random.default_rng(self._seed)
         seen = np.zeros(tokenizer.vocabulary_size, dtype=np.bool_)
@@ -141,7 +146,7 @@ class Generation(Iterator[str]):
             # A model's vocabulary may be padded beyond the tokenizer's pieces.
             token = next_token(logits[: len(seen)], params, seen, generator)
             self._count(time.perf_counter() - began, is_first=step == 0)
-            if token == tokenizer.eos_id:
+            if token in tokenizer.stop_ids:
                 self._ended_by = "eos"
                 return
             yield token

@@ -67,10 +67,17 @@ class Model:
         return f"Model({str(self.engine.checkpoint)!r}, {self.engine.backend.name})"
 
 
-def load(path: str | Path, *, backend: BackendName = "auto", which: Which = "latest") -> Model:
-    """The model of a run folder (its latest or best checkpoint) or of one checkpoint folder.
+def load(
+    path: str | Path,
+    *,
+    backend: BackendName = "auto",
+    which: Which = "latest",
+    tokenizer_path: Path | None = None,
+) -> Model:
+    """The model in a folder or file of any format, or a pulled one by its name.
 
-    Raises CheckpointError when there is none or it is damaged, MachineError when torch is asked
-    for and not installed.
+    `which` chooses the latest or best checkpoint of a run folder. Raises CheckpointError when there
+    is no model or it is damaged, TokenizerError when it has no tokenizer and none is given,
+    MachineError for lack of memory, or of torch where that is asked for.
     """
-    return Model(load_engine(path, backend, which=which))
+    return Model(load_engine(path, backend, which=which, tokenizer_path=tokenizer_path))

@@ -21,7 +21,7 @@ from typing import Any
 from puna import hardware, schema
 from puna.config import nearest
 from puna.errors import CheckpointError, MachineError, PunaError, UsageError
-from puna.weights.registry import canonical
+from puna.weights.registry import canonical, find
 
 KIND = "puna.pulled"
 RECORD_NAME = "pulled.json"
@@ -84,6 +84,19 @@ class Cache:
                     f"{path} {has}, {file['bytes']} bytes were pulled",
                     hint=f"puna cache rm {name}, then puna pull {name}",
                 )
+        return model
+
+    def locate(self, name: str) -> CachedModel:
+        """The model `name`, for verbs that never download.
+
+        Raises UsageError for an unknown name, CheckpointError when it was not pulled.
+        """
+        find(name)
+        model = self.find(name)
+        if model is None:
+            raise CheckpointError(
+                f"{canonical(name)} is not on this machine yet", hint=f"puna pull {name}"
+            )
         return model
 
     @contextmanager

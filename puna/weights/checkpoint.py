@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -27,6 +28,15 @@ from puna import config as recipes
 from puna import schema
 from puna.errors import CheckpointError, SchemaError
 from puna.model.sizes import ModelConfig
+from puna.weights.source import (
+    Bytes,
+    FloatArray,
+    Format,
+    StoredTensor,
+    TokenizerFiles,
+    require_finite,
+    tensor_names,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -257,6 +267,80 @@ def read_model(path: Path, which: Which = "latest") -> StoredModel:
         step=int(state["step"]),
         tokens=int(state["tokens"]),
     )
+
+
+class CheckpointSource:
+    """A verified checkpoint as a ModelSource; `step` and `tokens` say how far its training was."""
+
+    format: Format = "puna"
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers. Raises CheckpointError where the weights are not the recipe's."""
+        state = read_state(folder)
+        table = recipes.read_toml(folder / "recipe.toml").get("model", {})
+        self.path = folder
+        self.config = recipes.from_table(ModelConfig, table, str(folder / "recipe.toml"))
+        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        tokenizer = folder / "tokenizer.model"
+        self.tokenizer_files = TokenizerFiles(folder, {tokenizer.name: tokenizer})
+        self.notes: tuple[str, ...] = ()
+        self._weights = folder / "model.safetensors"
+        self.tensors: Mapping[str, StoredTensor] = _stored_tensors(self._weights, self.config)
+
+    def read(self, name: str) -> FloatArray:
+        """The tensor in float32. Raises CheckpointError when a value is not finite."""
+        from safetensors import safe_open
+
+        with safe_open(self._weights, framework="numpy") as file:
+            values: FloatArray = file.get_tensor(name)
+        return require_finite(values, f"{self._weights}: {name}")
+
+    def raw(self, name: str) -> Bytes | None:
+        """Its bytes as they lie: rows of float32."""
+        import numpy as np
+
+        return self.read(name).reshape(-1).view(np.uint8)
+
+
+def open_checkpoint(path: Path, which: Which = "latest") -> CheckpointSource:
+    """The verified checkpoint of a run folder, or the one in the folder `path` itself.
+
+    Raises CheckpointError when there is none, or it is damaged.
+    """
+    folder = find_checkpoint(path, which)
+    verify(folder)
+    return CheckpointSource(folder)
+
+
+def _stored_tensors(path: Path, config: ModelConfig) -> dict[str, StoredTensor]:
+    """What the weights' file holds, which must be what the recipe's model needs."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = {
+                name: (tuple(part.get_shape()), str(part.get_dtype()))
+                for name in file.keys()  # noqa: SIM118  (it is no dict)
+                for part in [file.get_slice(name)]
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    wanted = tensor_names(config)
+    for name in sorted(set(wanted) | set(found)):
+        if found.get(name) != (wanted.get(name), "F32"):
+            raise CheckpointError(
+                f"{path}: {name} should be {_told(wanted.get(name))}, found "
+                f"{_told(*found.get(name, (None,)))}",
+                hint="the recipe beside the weights must be the one they were trained with",
+            )
+    return {
+        name: StoredTensor(name, shape, "F32", 4 * math.prod(shape))
+        for name, shape in wanted.items()
+    }
+
+
+def _told(shape: tuple[int, ...] | None, dtype: str = "F32") -> str:
+    return "absent" if shape is None else f"{dtype} of shape {list(shape)}"
 
 
 def read_state(folder: Path) -> dict[str, Any]:

