@@ -17,6 +17,7 @@ from typing import Any
 from puna import schema
 from puna.errors import CheckpointError, PunaError
 from puna.model.sizes import SIZES, ModelConfig, RopeScaling
+from puna.weights.json_object import read_json_object
 
 PARAMS, BESIDE = "params.json", "puna.json"
 LLAMA3_VOCABULARY = 128_000  # its tokens without the special ones
@@ -24,7 +25,6 @@ LLAMA1_SIZES = ("7B", "13B", "33B", "65B")
 LLAMA2_SHAPES = {(4096, 32, 11008), (5120, 40, 13824), (8192, 80, 28672)}  # dim, layers, ffn_dim
 LLAMA3_FACTOR, SMALL_LLAMA3_FACTOR = 8.0, 32.0  # LLaMA 3.1; 3.2, which ties its embedding
 BIGGEST = 2**31 - 1
-FILE_BYTES = 1 << 20
 
 _SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
 _OPTIONAL_SIZES = ("hidden_dim", "head_dim", "max_seq_len", "sliding_window")
@@ -61,7 +61,7 @@ def read_config(
     tells, and a model that is no LLaMA.
     """
     evidence = evidence or Evidence()
-    params = _checked(_read_object(path), path)
+    params = _checked(read_json_object(path, wanted="tell the model's shape"), path)
     known = {*_SIZES, *_OPTIONAL_SIZES, *_NUMBERS, *_FLAGS, *_OF_THE_PROGRAM, *_OTHER_MODELS}
     unknown = sorted(set(params) - known)
     told = ", ".join(map(repr, unknown))[:200]
@@ -219,34 +219,6 @@ def _rope_scaling(params: Mapping[str, Any], tied: bool) -> RopeScaling | None:
     return RopeScaling("llama3", float(params.get("rope_scaling_factor", usual)))
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The object of a small JSON file, whose keys come once each."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a key comes twice")
-        return dict(pairs)
-
-    try:
-        with path.open("rb") as file:
-            content = file.read(FILE_BYTES + 1)
-        if len(content) > FILE_BYTES:
-            raise ValueError(f"it has more than {FILE_BYTES} bytes")
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=unique)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} should tell the model's shape, found nothing there",
-            hint="bring it from where the weights came: it lies beside consolidated.00.pth",
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} should be JSON: {str(error)[:200]}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, found a {type(found).__name__}")
-    return found
-
-
 def _checked(params: dict[str, Any], path: Path) -> dict[str, Any]:
     """`params` with values of the right kind and size; null means that a key is not there."""
     params = {name: value for name, value in params.items() if value is not None}
@@ -277,7 +249,7 @@ def _read_beside(path: Path) -> dict[str, Any]:
     """What puna.json adds, nothing where there is none."""
     if not path.exists():
         return {}
-    record = _read_object(path)
+    record = read_json_object(path, wanted="tell what params.json does not")
     schema.check(record, "puna.meta", path)
     length = record.get("context_length", 1)
     if type(length) is not int or not 1 <= length <= BIGGEST:
