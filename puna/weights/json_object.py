@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 from puna.errors import CheckpointError
 
 # Parsed JSON takes up to 25 times its text: `[],` is three bytes and an empty list 56 and 8.
-LIMIT_BYTES = 2 << 20
+LIMIT_BYTES = 1 << 20
 
 
 def read_json_object(path: Path, *, wanted: str) -> dict[str, Any]:
     """The object in a JSON file, whose keys come once each; `wanted` says what it should tell.
 
-    Raises CheckpointError when the file is missing, has more than 2 MiB, is no JSON (NaN and
+    Raises CheckpointError when the file is missing, has more than 1 MiB, is no JSON (NaN and
     Infinity are none), holds a key twice, or anything but an object.
     """
     try:

@@ -28,7 +28,7 @@ from puna.weights.pickle_zip import shown
 from puna.weights.source import FloatArray, StoredTensor, bf16_to_float32, require_finite
 
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
-TENSOR_LIMIT = 20_000  # a LLaMA of 405 billion parameters has 1,138
+TENSOR_LIMIT = 5_000  # a LLaMA of 405 billion parameters has 1,138
 NAME_LIMIT_BYTES = 512
 TEXT_LIMIT_BYTES = 1 << 20
 DIMENSION_LIMIT = 32  # what every NumPy can hold

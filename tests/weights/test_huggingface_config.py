@@ -234,7 +234,7 @@ def test_what_puna_cannot_compute_is_refused_by_name(tmp_path: Path, changes: di
         ("[" * 100_000, "nests too deep"),
         ('{"a":' * 100_000, "nests too deep"),
         ('{"hidden_size": ' + "9" * 10_000 + "}", "should be JSON: "),
-        ('{"a": 1' + " " * (2 << 20) + "}", "at most 2097152 bytes"),
+        ('{"a": 1' + " " * (1 << 20) + "}", "at most 1048576 bytes"),
     ],
 )
 def test_broken_json_is_refused(tmp_path: Path, text: str, message: str):
