@@ -35,8 +35,8 @@ class Evil:
         return os.system, ("exit 3",)
 
 
-def code() -> dict[str, tuple[bytes, str]]:
-    """Programs that would run code, or reach an object that could."""
+def names() -> dict[str, tuple[bytes, str]]:
+    """Programs that name something else than tensors are made of, to call it."""
     none = "which is no part of a tensor"
     attacks = {
         f"reduce os.system, protocol {protocol}": (
@@ -77,6 +77,12 @@ def code() -> dict[str, tuple[bytes, str]]:
         "STACK_GLOBAL of an empty stack": (BINARY + b"\x93.", "stack is empty"),
         "GLOBAL without its line ends": (BINARY + b"cos", "end with its line"),
         "GLOBAL with a name of 10 kB": (pickled(name("a" * 10_000, "b")), "end with its line"),
+    }
+
+
+def objects() -> dict[str, tuple[bytes, str]]:
+    """Opcodes that would make or change an object, and calls of what is no function."""
+    return {
         "INST": (pickled(b"(" + text("echo") + b"ios\nsystem\n"), "0x69"),
         "OBJ": (pickled(b"(" + name("collections", "OrderedDict") + b"o"), "0x6f"),
         "NEWOBJ": (pickled(name("collections", "OrderedDict") + b")\x81"), "0x81"),
@@ -297,4 +303,4 @@ def contents() -> dict[str, tuple[bytes, str]]:
     }
 
 
-PROGRAMS = {**code(), **storages(), **views(), **machines(), **bombs(), **contents()}
+PROGRAMS = {**names(), **objects(), **storages(), **views(), **machines(), **bombs(), **contents()}
