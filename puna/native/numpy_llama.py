@@ -36,7 +36,7 @@ class Shape:
 
     `frequencies` holds radians per position, float32 [head_dim / 2], from `rotary_frequencies`;
     with `dynamic` they hold for sequences up to its original length. Rows of q and k make pairs of
-    neighbours, Meta's convention, or with `has_half_pairs` of (i, i + head_dim / 2), Hugging Face's.
+    neighbours, Meta's convention, or with `has_half_pairs` of (i, i + head_dim / 2), as in HF.
     """
 
     layers: int
