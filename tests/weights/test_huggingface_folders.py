@@ -128,6 +128,19 @@ def test_tensors_are_listed_in_metas_order_with_what_the_file_says(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "order"),
+    [("wq", "q_proj", [0, 2, 1, 3]), ("wk", "k_proj", [0, 2, 1, 3]), ("wv", "v_proj", range(4))],
+)
+def test_rows_of_q_and_k_are_read_in_our_order_or_in_the_files(tmp_path, ours, theirs, order):
+    source = open_huggingface(write(tmp_path, changed(), arrays()))
+    stored = arrays()[f"model.layers.1.self_attn.{theirs}.weight"]
+    name = f"layers.1.attention.{ours}.weight"
+    assert np.array_equal(source.read_as_stored(name), stored)
+    heads = stored.reshape(-1, 4, 16)  # heads of four rows
+    assert np.array_equal(source.read(name), heads[:, list(order)].reshape(stored.shape))
+
+
 def test_tied_weights_may_be_stored_twice_but_not_differ(tmp_path: Path):
     weights = arrays()
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
