@@ -29,6 +29,7 @@ TORCH_AT_IMPORT = (
     "puna/model/llama.py",
     "puna/model/attention.py",
     "puna/model/flash.py",
+    "puna/model/linear.py",
     "puna/model/rmsnorm.py",
     "puna/model/rotary.py",
     "puna/model/swiglu.py",

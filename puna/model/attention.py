@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from puna.model.flash import causal_attention
+from puna.model.linear import linear
 from puna.model.rotary import rotate
 from puna.model.sizes import ModelConfig
 
@@ -57,20 +58,19 @@ class Attention(nn.Module):
         if past is None:
             weights = (self.wq.weight, self.wk.weight, self.wv.weight)
             # One wide product is faster than three; its rows are what the fused kernel reads.
-            joined = functional.linear(x, torch.cat(weights))
+            joined = linear(x, torch.cat(weights))
             mixed = causal_attention(joined, cosines, sines, self.heads)
         else:
             mixed = self._after_past(x, (cosines, sines), past)
-        out: Tensor = self.wo(mixed)
-        return out
+        return linear(mixed, self.wo.weight)
 
     def _after_past(
         self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[KvCache, int]
     ) -> Tensor:
         """The mix [batch, time, heads · head_dim] of new rows, which join the layer's cache."""
         query, key, value = (
-            linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for linear in (self.wq, self.wk, self.wv)
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.wq, self.wk, self.wv)
         )  # batch heads time head_dim
         cache, layer = past
         keys, values = cache.append(layer, rotate(key, *turn), value)

@@ -1,6 +1,6 @@
 """Rotary causal attention, fused: no stored attention weights, no masked half (paper 2.4).
 
-In bf16 on a CPU with AMX both passes are kernels of ours (puna/native/csrc/attention.cpp), which
+In bf16 on a CPU with AMX both passes are kernels of ours (puna/native/csrc/attention.h), which
 take q, k and v as one matrix product leaves them; torch's own backward needs up to eight times as
 long (docs/log.md). Elsewhere rotary is plain torch and attention torch's fused kernel: the slow
 twin, against which tests hold the kernels.
@@ -35,7 +35,7 @@ def causal_attention(joined: Tensor, cosines: Tensor, sines: Tensor, heads: int)
         mixed, _ = torch.ops.puna.attention(joined.contiguous(), cosines, sines, heads)
         return mixed  # type: ignore[no-any-return]
     kv_heads = (joined.shape[2] // head_dim - heads) // 2
-    parts = joined.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    parts = joined.view(*joined.shape[:2], -1, head_dim).transpose(1, 2)
     query, key, value = parts.split([heads, kv_heads, kv_heads], dim=1)
     query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
     out = functional.scaled_dot_product_attention(
@@ -110,7 +110,7 @@ def _plain(array: Tensor) -> Tensor:
     return array.view(torch.int16) if array.dtype == torch.bfloat16 else array
 
 
-@torch.library.register_fake("puna::attention")
+@torch.library.register_fake("puna::attention")  # type: ignore[untyped-decorator]
 def _forward_shapes(
     joined: Tensor, cosines: Tensor, sines: Tensor, heads: int
 ) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def _forward_shapes(
     return mixed, joined.new_empty(batch, heads, time, dtype=torch.float32)
 
 
-@torch.library.register_fake("puna::attention_gradient")
+@torch.library.register_fake("puna::attention_gradient")  # type: ignore[untyped-decorator]
 def _backward_shapes(joined: Tensor, *others: Tensor) -> Tensor:
     return torch.empty_like(joined)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from puna.model.linear import linear
 from puna.model.sizes import ModelConfig
 
 
@@ -21,8 +22,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, dim] -> [batch, time, dim]."""
         gate, up = side_by_side(x, self.w1.weight, self.w3.weight)
-        down: Tensor = self.w2(functional.silu(gate) * up)
-        return down
+        return linear(functional.silu(gate) * up, self.w2.weight)
 
 
 def side_by_side(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -33,5 +33,5 @@ def side_by_side(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """
     if not torch.is_grad_enabled():
         return tuple(functional.linear(x, weight) for weight in weights)
-    joined = functional.linear(x, torch.cat(weights))
+    joined = linear(x, torch.cat(weights))
     return torch.split(joined, [weight.shape[0] for weight in weights], dim=-1)

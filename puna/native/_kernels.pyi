@@ -27,3 +27,6 @@ def attention_backward(
     mixed_gradient: _Array,
     joined_gradient: _Array,
 ) -> None: ...
+def weight_gradient(
+    isa: str, threads: int, left: _Array, right: _Array, out: _Array, add: bool
+) -> None: ...

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from puna.model.linear import add_weight_gradient
+
 IGNORE = -100  # a target that does not count
 # 512 rows of 4,096 bf16 logits are 4 MB; 1024 was 2 % slower (docs/log.md).
 CHUNK_ROWS = 512
@@ -88,7 +90,7 @@ class _ChunkedLoss(torch.autograd.Function):
             gradient[every, targets[chunk].clamp(min=0)] = at_target
             loss += chunk_loss
             torch.mm(gradient, narrow_weight, out=hidden_gradient[chunk])
-            weight_gradient += gradient.T @ rows[chunk]
+            add_weight_gradient(weight_gradient, gradient, rows[chunk])
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.hidden_dtype = hidden.dtype
         return loss

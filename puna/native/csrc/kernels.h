@@ -27,11 +27,24 @@ struct AttentionArrays {
 using AttentionUnit = void (*)(const AttentionShape&, const AttentionArrays&, int64_t unit,
                                char* scratch);
 
+// out [left_width, right_width] = leftᵀ right, or += with `add`: the gradient of a linear layer's
+// weight from its output's gradient (left) and its input (right), both [rows, width] in bf16.
+// Widths are multiples of 32. The result does not depend on `side`, the size of a unit's block.
+struct WeightGradient {
+  const uint16_t* left;
+  const uint16_t* right;
+  float* out;
+  int64_t rows, left_width, right_width, side;
+  bool add;
+};
+
 struct Kernels {
   const char* isa;
   int64_t (*attention_scratch_bytes)(const AttentionShape&);
   AttentionUnit attention_forward;
   AttentionUnit attention_backward;
+  int64_t (*weight_gradient_scratch_bytes)(const WeightGradient&);
+  void (*weight_gradient)(const WeightGradient&, int64_t unit, char* scratch);
 };
 
 #ifdef HAS_AMX_BUILD

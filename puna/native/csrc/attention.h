@@ -3,9 +3,10 @@
 // After FlashAttention (Dao et al. 2022, algorithms 1 and 4): scores exist only for a block of
 // queries and keys at a time, the masked half is never computed. With S = scale · q kᵀ, the row's
 // log-sum-exp L from the forward pass, and delta = sum(dO · O):
-//   P = exp(S - L)   dV = Pᵀ dO   dP = dO Vᵀ   dS = P · (dP - delta)   dQ = scale · dS K
-//   dK = scale · dSᵀ Q
+//   P = exp(S - L)   dV = Pᵀ dO   dP = dO Vᵀ   dS = P · (dP - delta)
+//   dQ = scale · dS K   dK = scale · dSᵀ Q
 // Sums are float32, what enters a product is bfloat16, exponents are of 2.
+#pragma once
 #include <math.h>
 
 #include "kernels.h"
@@ -376,25 +377,23 @@ class Backward : Unit {
 };
 
 // Enough for either pass; the backward one needs more.
-int64_t scratch_bytes(const AttentionShape& shape) {
+int64_t attention_scratch_bytes(const AttentionShape& shape) {
   const int64_t padded = (shape.time + SIDE - 1) / SIDE * SIDE;
   const int64_t operands = padded * shape.head_dim * (8 * 2 + 3 * 4) + 2 * padded * 4;
   const int64_t blocks = 3 * BACKWARD_KEYS * BACKWARD_QUERIES * 2 + 2 * SIDE * SIDE * 4;
   return operands + blocks + 32 * 64;
 }
 
-void forward(const AttentionShape& shape, const AttentionArrays& arrays, int64_t unit,
-             char* scratch) {
+void attention_forward(const AttentionShape& shape, const AttentionArrays& arrays, int64_t unit,
+                       char* scratch) {
   const Tiles tiles;
   Forward(shape, arrays, unit, scratch).run();
 }
 
-void backward(const AttentionShape& shape, const AttentionArrays& arrays, int64_t unit,
-              char* scratch) {
+void attention_backward(const AttentionShape& shape, const AttentionArrays& arrays, int64_t unit,
+                        char* scratch) {
   const Tiles tiles;
   Backward(shape, arrays, unit, scratch).run();
 }
 
 }  // namespace
-
-extern "C" const Kernels kernels_amx = {"amx", scratch_bytes, forward, backward};
