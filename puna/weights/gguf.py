@@ -17,11 +17,13 @@ from typing import Any
 from puna.console import Console
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
+from puna.tokens.formats.gguf_vocabulary import gguf_metadata
 from puna.tokens.vocabulary import PieceType, Vocabulary
 from puna.weights import gguf_llama as llama
-from puna.weights.gguf_blocks import dequantize, quantize
+from puna.weights.gguf_blocks import READS, dequantize, quantize
 from puna.weights.gguf_file import GgufFile, read_gguf
 from puna.weights.gguf_mixture import mixture
+from puna.weights.gguf_types import TYPES
 from puna.weights.gguf_writer import PlannedTensor, split_path, write_files
 from puna.weights.names import to_gguf
 from puna.weights.source import (
@@ -208,10 +210,9 @@ def write_gguf(
     dtype None keeps every type as stored; else it is one of WRITES in any case. A tensor that
     has its type already passes through byte by byte. Files appear whole or not at all.
     Raises UsageError for an unknown dtype, CheckpointError when a file is there already, the disk
-    is full, the tokenizer has more pieces than the model, or a value does not fit its type.
+    is full, the tokenizer has more pieces than the model, or a value is not finite or does not
+    fit its type, TokenizerError when GGUF cannot say what the tokenizer does.
     """
-    from puna.tokens.tokenizer import gguf_metadata
-
     mixed = mixture(source.config, source.tensors, dtype)
     pieces, added = _padded_vocabulary(vocabulary, source.config.vocabulary_size)
     metadata = {
@@ -252,8 +253,7 @@ def _parts_of(source: ModelSource, name: str, dtype: str) -> Callable[[], Iterat
     def parts() -> Iterator[Bytes]:
         raw = source.raw(name) if source.tensors[name].dtype == dtype else None
         if raw is not None:
-            for start in range(0, raw.size, _PART_BYTES):
-                yield raw[start : start + _PART_BYTES]
+            yield from _checked_parts(raw, dtype, f"{source.path}: {name}")
             return
         values = source.read(name)
         rows = values.reshape(-1, values.shape[-1])
@@ -267,6 +267,17 @@ def _parts_of(source: ModelSource, name: str, dtype: str) -> Callable[[], Iterat
                 ) from None
 
     return parts
+
+
+def _checked_parts(raw: Bytes, dtype: str, where: str) -> Iterator[Bytes]:
+    """`raw` in parts of whole blocks, unchanged, once their values are known to be finite."""
+    block_bytes = TYPES[dtype].block_bytes
+    step = _PART_BYTES // block_bytes * block_bytes
+    for start in range(0, raw.size, step):
+        part = raw[start : start + step]
+        if dtype in READS:  # other types need the gguf package; they pass unread
+            require_finite(dequantize(part, dtype), where)
+        yield part
 
 
 def _general_keys(source: ModelSource, file_type: int | None) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def _misfits(
         if types[name] != wished[name]
     )
     return [
-        f"{count} tensors are {given} instead of {wish}: their rows of {columns} values are no "
-        f"whole blocks of {TYPES[wish].block_values}"
+        f"{given} instead of {wish} for {_tensors(count)}: rows of {columns} values are no whole "
+        f"blocks of {TYPES[wish].block_values}"
         for (wish, given, columns), count in counts.items()
     ]
 
@@ -110,6 +110,10 @@ def _losses(types: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> li
         if stored.dtype not in (*_KEEP, "F64", types[name]) and types[name] not in _KEEP
     )
     return [
-        f"{count} tensors stored as {old} are quantised again as {new}: what {old} lost stays lost"
+        f"{new} made of {old} for {_tensors(count)}: what {old} lost stays lost"
         for (old, new), count in counts.items()
     ]
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor" if count == 1 else f"{count} tensors"

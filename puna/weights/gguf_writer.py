@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,12 +75,7 @@ def write_files(
     needed = sum(map(len, headers)) + sum(padded(one.nbytes, DEFAULT_ALIGNMENT) for one in tensors)
     with _whole_files(finals, needed) as partials:
         for partial, header, group in zip(partials, headers, groups, strict=True):
-            with partial.open("wb") as file:
-                file.write(header)
-                for tensor in group:
-                    _write_tensor(file, tensor, advance)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_file(partial, header, group, advance)
     return finals
 
 
@@ -165,6 +160,17 @@ def _typed(numbers: np.ndarray[Any, Any], whole: type[np.integer[Any]]) -> np.nd
     return numbers
 
 
+def _write_file(
+    path: Path, header: bytes, tensors: Sequence[PlannedTensor], advance: Callable[[int], Any]
+) -> None:
+    with path.open("wb") as file:
+        file.write(header)
+        for tensor in tensors:
+            _write_tensor(file, tensor, advance)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _write_tensor(file: BinaryIO, tensor: PlannedTensor, advance: Callable[[int], Any]) -> None:
     written = 0
     for part in tensor.parts():
@@ -184,11 +190,11 @@ def _whole_files(finals: Sequence[Path], needed: int) -> Iterator[list[Path]]:
     """
     folder = finals[0].parent
     partials = [folder / f".{final.name}.partial-{os.getpid()}" for final in finals]
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{finals[0]} cannot be written: {folder} is no folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for final in finals:  # what a killed process left
-            for leftover in folder.glob(f".{glob.escape(final.name)}.partial-*"):
-                leftover.unlink()
+        _remove_leftovers(finals)
         free = shutil.disk_usage(folder).free
         if free < needed + _SPARE_BYTES:
             raise CheckpointError(
@@ -204,4 +210,13 @@ def _whole_files(finals: Sequence[Path], needed: int) -> Iterator[list[Path]]:
         raise CheckpointError(f"{finals[0]} cannot be written: {found}") from error
     finally:
         for partial in partials:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
+
+
+def _remove_leftovers(finals: Sequence[Path]) -> None:
+    """What a killed process left half written."""
+    for final in finals:
+        for leftover in final.parent.glob(f".{glob.escape(final.name)}.partial-*"):
+            if leftover.is_file():
+                leftover.unlink()
