@@ -33,7 +33,12 @@ from puna.weights.names import (
 )
 from puna.weights.pickle_file import open_pickle
 from puna.weights.pickle_zip import shown
-from puna.weights.safetensors_file import WRITTEN, SafetensorsWriter, open_safetensors
+from puna.weights.safetensors_file import (
+    NUMPY_TYPES,
+    WRITTEN,
+    SafetensorsWriter,
+    open_safetensors,
+)
 from puna.weights.source import (
     Bytes,
     FloatArray,
@@ -41,7 +46,9 @@ from puna.weights.source import (
     ModelSource,
     StoredTensor,
     TokenizerFiles,
+    bf16_to_float32,
     narrowed,
+    require_finite,
     tensor_names,
 )
 from puna.whole_folder import is_free, whole_folder
@@ -50,6 +57,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
+BLOCK_VALUES = 1 << 22
 SHARD_BYTES = 5_000_000_000  # where transformers 4 began a new file
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -360,10 +368,24 @@ def _write_shard(
         for one in writer.plan:
             name = from_hugging_face(one.name)
             assert name is not None, one.name
-            values = narrowed(source.read(name), one.dtype, f"{source.path}: {name}")
+            values = _values(source, name, one.dtype)
             heads = turned_heads(name, source.config)
             writer.add(values if heads is None else to_half_split(values, heads))
             bar.update(one.nbytes)
+
+
+def _values(source: ModelSource, name: str, dtype: str) -> npt.NDArray[Any]:
+    """A tensor as it is to be written, all finite; its own bytes where the type stays the same."""
+    where, stored = f"{source.path}: {name}", source.tensors[name]
+    raw = source.raw(name) if stored.dtype == dtype else None
+    if raw is None:
+        return narrowed(source.read(name), dtype, where)
+    values = raw.reshape(-1).view(NUMPY_TYPES[dtype]).reshape(stored.shape)
+    rows = max(1, BLOCK_VALUES // math.prod(stored.shape[1:]))
+    for start in range(0, len(values), rows):  # by blocks: no second copy of a large tensor
+        block = values[start : start + rows]
+        require_finite(bf16_to_float32(block) if dtype == "BF16" else block, where)
+    return values
 
 
 def _written_type(stored: str, dtype: str | None) -> str:

@@ -205,6 +205,31 @@ def test_values_that_are_not_finite_are_told_when_they_are_read(tmp_path: Path):
         source.read("layers.1.attention.wk.weight")
 
 
+@pytest.mark.parametrize("dtype", [None, "f32", "f16", "bf16"])
+def test_values_that_are_not_finite_are_never_written(tmp_path: Path, dtype: str | None):
+    weights = arrays()
+    weights["model.layers.1.self_attn.k_proj.weight"][3, 4] = np.inf
+    source = open_huggingface(write(tmp_path / "x", changed(), weights))
+    with pytest.raises(CheckpointError, match=r"x.*: .* 1 of 128 are NaN or infinite"):
+        write_huggingface(source, tmp_path / "y", dtype=dtype, console=silent())
+    assert not (tmp_path / "y").exists()
+
+
+def test_large_tensors_are_checked_to_the_last_block(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("puna.weights.huggingface.BLOCK_VALUES", 40)
+    source = open_huggingface(write(tmp_path / "x", changed(), arrays()))
+    write_huggingface(source, tmp_path / "narrow", dtype="bf16", console=silent())
+    narrow = open_huggingface(tmp_path / "narrow")
+    write_huggingface(narrow, tmp_path / "again", dtype=None, console=silent())
+    first, second = (tmp_path / name / "model.safetensors" for name in ("narrow", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    content = bytearray(first.read_bytes())
+    content[-2:] = b"\x80\x7f"  # infinity, the last number of the last tensor
+    first.write_bytes(content)
+    with pytest.raises(CheckpointError, match="are NaN or infinite"):
+        write_huggingface(narrow, tmp_path / "third", dtype=None, console=silent())
+
+
 def halves() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     names = list(arrays())
     first, second = names[:10], names[10:]
