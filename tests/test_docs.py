@@ -92,6 +92,7 @@ class Workspace:
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "PUNA_DEBUG": "1",
+            "PUNA_CACHE": str(folder / "cache"),
         }
 
     def run(self, command: str) -> str:

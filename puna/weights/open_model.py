@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -48,10 +49,12 @@ def open_model(
     CheckpointError when there is no model or a broken one, UsageError when there are several.
     """
     path = Path(path_or_name)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name too long, as addresses are
         path = _named(str(path_or_name), cache)
     if path.is_dir():
         return _in_folder(path, which)
+    if not path.is_file():  # reading a pipe or a device might never end
+        raise CheckpointError(f"{path} should be a folder or a file, found neither")
     return _in_file(path)
 
 
@@ -100,7 +103,7 @@ def _named(text: str, cache: Cache | None) -> Path:
 def _in_folder(folder: Path, which: Which) -> ModelSource:
     found = models_in(folder, which)
     if not found:
-        names = sorted(path.name for path in folder.iterdir())
+        names = [path.name for path in _listed(folder)]
         what = f"only {', '.join(names[:8])}" if names else "an empty folder"
         raise CheckpointError(
             f"{folder} should hold a model, found {what}",
@@ -116,9 +119,12 @@ def _in_folder(folder: Path, which: Which) -> ModelSource:
 
 
 def models_in(folder: Path, which: Which = "latest") -> list[Found]:
-    """Every model directly in a folder, each format by the content of its files."""
+    """Every model directly in a folder, each format by the content of its files.
+
+    Raises CheckpointError when the folder or a file in it cannot be read.
+    """
     kinds: dict[Kind, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in _listed(folder):
         kind = kind_of(path) if path.is_file() else None
         if kind is not None:
             kinds.setdefault(kind, []).append(path)
@@ -132,6 +138,13 @@ def models_in(folder: Path, which: Which = "latest") -> list[Found]:
         found.append(Found("Meta's (params.json)", lambda: open_meta(folder)))
     files = _first_parts(kinds.get("gguf", [])) + kinds.get("llama2c", [])
     return found + [Found(path.name, functools.partial(_in_file, path)) for path in files]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from None
 
 
 def _first_parts(paths: list[Path]) -> list[Path]:
@@ -161,12 +174,11 @@ def _in_file(path: Path) -> ModelSource:
 
 def _with_its_config(path: Path, kind: Kind) -> ModelSource:
     """The model of which `path` is a part: the weights, or the description beside them."""
-    beside = {kind_of(one) for one in path.parent.iterdir() if one.is_file()}
-    is_meta = kind == "meta params" or (kind == "torch" and "meta params" in beside)
-    if is_meta:
-        return open_meta(path.parent)
+    beside = {kind_of(one) for one in _listed(path.parent) if one.is_file()}
+    if kind == "meta params" or (kind == "torch" and "meta params" in beside):
+        return open_meta(path)
     if kind == "hf config" or "hf config" in beside:
-        return open_huggingface(path.parent)
+        return open_huggingface(path)
     if kind == "safetensors" and (path.parent / "recipe.toml").is_file():
         return open_checkpoint(path.parent)
     wanted = "params.json or config.json" if kind == "torch" else "config.json"

@@ -1,55 +1,98 @@
-"""A real trained model, from weights and tokenizer to the text that its authors published."""
+"""Real models, from their files to the text, the ids and the logits that others published."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hf_layout import hf_to_meta
-from tiny_model import write_run
 
-from puna.infer.engine import load_engine
+from puna.infer.backends.base import Chunk
+from puna.infer.engine import Engine, load_engine
 from puna.infer.sampling_params import SamplingParams
-from puna.model.sizes import ModelConfig
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights" / "derived"
-STORIES = ModelConfig(
-    dim=64,
-    layers=5,
-    heads=8,
-    kv_heads=4,
-    vocabulary_size=512,
-    context_length=512,
-    hidden_dim=172,
-    tied_embeddings=True,
+SHARED = Path(__file__).parents[3] / "shared" / "weights"
+DERIVED = SHARED / "derived"
+FORMS = {
+    "llama2c": SHARED / "stories260K" / "stories260K.bin",
+    "gguf": SHARED / "stories260K" / "stories260K.gguf",
+    "meta": DERIVED / "stories260K-meta",
+    "hf": DERIVED / "stories260K-hf",
+}
+TOKENIZER = DERIVED / "tok512.model"
+pytestmark = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
 )
 
 
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    """stories260K as a run folder."""
-    if not SHARED.is_dir():
-        pytest.skip("../shared/weights, which no clone carries, is absent")
-    from safetensors.numpy import load_file
+def require(backend: str) -> str:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    return backend
 
-    folder = SHARED / "stories260K-hf"
-    arrays = hf_to_meta(load_file(folder / "model.safetensors"), 8, tied=True)
-    run = tmp_path_factory.mktemp("stories") / "run"
-    return write_run(run, folder / "tokenizer.model", STORIES, arrays)
+
+def greedy_ids(engine: Engine, ids: list[int], count: int) -> list[int]:
+    """`ids` and the `count` likeliest ones after them, straight from the backend's logits."""
+    past = engine.backend.past(len(ids) + count)
+    new, found = ids, list(ids)
+    for _step in range(count):
+        logits = engine.backend.step([Chunk(past, np.array(new, dtype=np.int64))])[-1]
+        new = [int(logits.argmax())]
+        found += new
+    return found
 
 
 # torch needs few tokens to show that it is the same model, and is slow on so small a one.
 @pytest.mark.parametrize(("backend", "tokens"), [("numpy", 200), ("torch", 40)])
-def test_greedy_text_equals_the_published_one(stories, backend, tokens):
-    if backend == "torch":
-        pytest.importorskip("torch")
-    published = json.loads((SHARED / "stories260K-greedy-ids.json").read_text())
-    engine = load_engine(stories, backend)
+@pytest.mark.parametrize("form", list(FORMS))
+def test_every_form_gives_the_published_ids_and_text(form, backend, tokens):
+    published = json.loads((DERIVED / "stories260K-greedy-ids.json").read_text())
+    engine = load_engine(FORMS[form], require(backend), tokenizer_path=TOKENIZER)
     count = min(tokens, len(published["ids"]) - 1)
+    assert greedy_ids(engine, published["ids"][:1], count) == published["ids"][: count + 1]
     wanted = engine.tokenizer.decode(published["ids"][: count + 1])
     assert published["text"].startswith(wanted)
     told = engine.generate("", SamplingParams(temperature=0, max_tokens=count))
     assert "".join(told) == wanted
     begun = engine.generate(wanted[:40], SamplingParams(temperature=0, max_tokens=count))
     assert "".join(begun).startswith(wanted[40:])
+
+
+@pytest.mark.parametrize("form", ["gguf", "meta", "hf"])
+def test_a_form_s_own_tokenizer_gives_the_same_text(form):
+    published = json.loads((DERIVED / "stories260K-greedy-ids.json").read_text())
+    engine = load_engine(FORMS[form], "numpy")
+    told = engine.generate("", SamplingParams(temperature=0, max_tokens=60))
+    assert published["text"].startswith("".join(told))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("executorch-demo-meta-mp1", "expected_logits_meta_v1"),
+        ("executorch-demo-meta-mp2", "expected_logits_meta_v1"),
+        ("executorch-demo-hf", "expected_logits_transformers"),
+    ],
+)
+def test_shards_give_the_logits_of_meta_s_own_code_and_of_transformers(folder, expected, backend):
+    from safetensors.numpy import load_file
+
+    arrays = load_file(DERIVED / folder / f"{expected}.safetensors")
+    engine = load_engine(DERIVED / folder, require(backend), tokenizer_path=TOKENIZER)
+    ids = arrays["input_ids"].reshape(-1)
+    past = engine.backend.past(len(ids))
+    logits = engine.backend.step([Chunk(past, ids.astype(np.int64), len(ids))])
+    wanted = arrays["logits"].reshape(len(ids), -1)
+    # Sums in another order: float32 keeps 7 digits of logits that reach about 3.
+    np.testing.assert_allclose(logits[-len(wanted) :], wanted, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("folder", ["executorch-demo-meta-mp1", "executorch-demo-meta-mp2"])
+def test_shards_give_the_text_of_meta_s_own_code(folder):
+    told = json.loads((DERIVED / folder / "expected_greedy_meta_v1.json").read_text())
+    engine = load_engine(DERIVED / folder, "numpy")
+    params = SamplingParams(temperature=0, max_tokens=told["max_gen_len"])
+    for prompt, wanted in zip(told["prompts"], told["outputs"], strict=True):
+        assert prompt + "".join(engine.generate(prompt, params)) == wanted

@@ -137,6 +137,19 @@ def test_a_closed_file_is_said(tmp_path: Path):
         open_model(tmp_path / "file")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="should be a folder or a file, found neither"):
+        open_model(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match=r"found only pipe"):
+        open_model(tmp_path)
+
+
+def test_a_name_too_long_for_a_file_is_one_error():
+    with pytest.raises(CheckpointError, match="found nothing there"):
+        open_model("x" * 5000)
+
+
 def test_a_pulled_model_is_found_by_its_name(made, tmp_path: Path):
     cache = Cache(tmp_path)
     name = f"file://{made['gguf']}"
