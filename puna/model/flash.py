@@ -36,7 +36,7 @@ def causal_attention(joined: Tensor, cosines: Tensor, sines: Tensor, heads: int)
         return mixed  # type: ignore[no-any-return]
     kv_heads = (joined.shape[2] // head_dim - heads) // 2
     parts = joined.view(*joined.shape[:2], -1, head_dim).transpose(1, 2)
-    query, key, value = parts.split([heads, kv_heads, kv_heads], dim=1)
+    query, key, value = torch.split(parts, [heads, kv_heads, kv_heads], dim=1)
     query, key = rotate(query, cosines, sines), rotate(key, cosines, sines)
     out = functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=heads > kv_heads
