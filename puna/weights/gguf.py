@@ -81,8 +81,9 @@ class GgufSource:
         """
         part = self._part_of[to_gguf(name)]
         tensor = part.tensors[to_gguf(name)]
-        values = dequantize(part.raw(tensor.name), tensor.dtype)
-        return require_finite(values, f"{part.path}: {tensor.name}").reshape(tensor.shape)
+        where = f"{part.path}: {tensor.name}"
+        values = dequantize(part.raw(tensor.name), tensor.dtype, where)
+        return require_finite(values, where).reshape(tensor.shape)
 
     def raw(self, name: str) -> Bytes | None:
         """Its bytes as they lie: GGUF keeps Meta's order of rows."""

@@ -32,13 +32,14 @@ _Q5_1 = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("high", "u1", 4), ("cod
 _Q8_0 = np.dtype([("scale", "<f2"), ("codes", "i1", 32)])
 
 
-def dequantize(raw: Bytes, dtype: str) -> FloatArray:
-    """The values of whole blocks of type `dtype`, flat float32.
+def dequantize(raw: Bytes, dtype: str, where: str = "a tensor") -> FloatArray:
+    """The values of whole blocks of type `dtype`, flat float32; `where` is for messages.
 
     Values may be infinite or NaN where the blocks say so. Raises MachineError for a type that
-    only the gguf package can read while it is not installed.
+    only the gguf package can read while it is not installed, CheckpointError for one that it
+    cannot read either.
     """
-    decode = _DECODERS.get(dtype) or _decoder_of_the_gguf_package(dtype)
+    decode = _DECODERS.get(dtype) or _decoder_of_the_gguf_package(dtype, where)
     kind = TYPES[dtype]
     values = np.empty(raw.size // kind.block_bytes * kind.block_values, dtype=np.float32)
     step = PART_VALUES // kind.block_values * kind.block_bytes
@@ -68,13 +69,13 @@ def quantize(values: FloatArray, dtype: str) -> Bytes:
         return np.concatenate([np.empty(0, dtype=np.uint8), *pool.map(encoded, parts)])
 
 
-def _decoder_of_the_gguf_package(dtype: str) -> Callable[[Bytes], FloatArray]:
+def _decoder_of_the_gguf_package(dtype: str, where: str) -> Callable[[Bytes], FloatArray]:
     try:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize as their_dequantize
     except ImportError:
         raise MachineError(
-            f"weights of type {dtype} need the package gguf, which is not installed",
+            f"{where} is of type {dtype}, which takes the package gguf to read; it is not here",
             hint=f"pip install gguf; Puna itself reads {' '.join(_DECODERS)}",
         ) from None
     block_bytes = TYPES[dtype].block_bytes
@@ -85,7 +86,7 @@ def _decoder_of_the_gguf_package(dtype: str) -> Callable[[Bytes], FloatArray]:
             values: FloatArray = their_dequantize(blocks, GGMLQuantizationType[dtype])
         except (NotImplementedError, KeyError):
             raise CheckpointError(
-                f"weights of type {dtype} can be read neither by Puna nor by the package gguf"
+                f"{where} is of type {dtype}, which neither Puna nor the package gguf reads"
             ) from None
         return values
 

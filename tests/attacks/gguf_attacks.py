@@ -151,6 +151,52 @@ HEADER_BYTES = len(header(encoded(KEYS), ENTRIES))
 UNPADDED_BYTES = len(header(encoded(KEYS), ENTRIES, alignment=1))
 
 
+# A file with more to go wrong in: values of every type, rotary factors, blocks of several kinds.
+WIDE = 32
+RICH_KEYS = KEYS | {
+    "llama.embedding_length": u32(WIDE),
+    "llama.feed_forward_length": u32(WIDE),
+    "llama.rope.dimension_count": u32(WIDE // HEADS),
+    "llama.rope.freq_base": f32(500000.0),
+    "llama.attention.sliding_window": u32(12),
+    "general.type": text("model"),
+    "general.languages": strings(["en", "es"]),
+    "a.flag": struct.pack("<IB", BOOL, 1),
+    "a.large": struct.pack("<IQ", UINT64, TWO_63),
+    "a.flags": numbers(BOOL, "?", [True, False]),
+    "a.bytes": numbers(UINT8, "B", [1, 2, 3]),
+    "tokenizer.ggml.eog_token_ids": numbers(INT32, "i", [2]),
+}
+FACTORS = (1.0, 1.0, 1.0, 1.0, 2.6945300102233887, 8.0, 8.0, 8.0)  # LLaMA 3.1, heads of 16
+
+
+def blocks(kind: int, block_bytes: int, rows: int) -> dict:
+    """Rows of one block each, with a scale of 0.5 and counting codes."""
+    one = struct.pack("<e", 0.5) + bytes(range(block_bytes - 2))
+    return {"kind": kind, "data": one * rows}
+
+
+def halves(count: int) -> dict:
+    return {"kind": 1, "data": struct.pack("<e", 0.5) * count}
+
+
+RICH_ENTRIES = [
+    Entry(b"token_embd.weight", (WIDE, PIECES), **blocks(Q8_0, 34, PIECES)),
+    Entry(b"blk.0.attn_q.weight", (WIDE, WIDE), **blocks(2, 18, WIDE)),
+    Entry(b"blk.0.attn_k.weight", (WIDE, WIDE // 2), **blocks(6, 22, WIDE // 2)),
+    Entry(b"blk.0.attn_v.weight", (WIDE, WIDE // 2), **halves(WIDE * WIDE // 2)),
+    Entry(b"blk.0.attn_output.weight", (WIDE, WIDE), **blocks(20, 18, WIDE)),
+    Entry(b"blk.0.ffn_gate.weight", (WIDE, WIDE), **blocks(2, 18, WIDE)),
+    Entry(b"blk.0.ffn_down.weight", (WIDE, WIDE), **blocks(2, 18, WIDE)),
+    Entry(b"blk.0.ffn_up.weight", (WIDE, WIDE), **blocks(2, 18, WIDE)),
+    *(Entry(name, (WIDE,)) for name in (b"blk.0.attn_norm.weight", b"blk.0.ffn_norm.weight")),
+    Entry(b"output_norm.weight", (WIDE,)),
+    Entry(b"rope_freqs.weight", (8,), data=struct.pack("<8f", *FACTORS)),
+]
+RICH = gguf(RICH_KEYS, RICH_ENTRIES)
+RICH_HEADER_BYTES = len(header(encoded(RICH_KEYS), RICH_ENTRIES))
+
+
 def with_keys(**changed: bytes) -> bytes:
     """GOOD with keys added or changed; `__` in a name stands for a dot."""
     return gguf(KEYS | {name.replace("__", "."): value for name, value in changed.items()})

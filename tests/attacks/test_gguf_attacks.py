@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from attacks import gguf_attacks as crafted
 from attacks.mutations import ends_well, flips, truncations
 
 from puna.errors import CheckpointError, PunaError
+from puna.model.sizes import RopeScaling
 from puna.weights.gguf import open_gguf
 from puna.weights.gguf_file import read_gguf
 from puna.weights.source import tensor_names
@@ -46,6 +48,14 @@ def path(tmp_path: Path) -> Path:
 def test_the_good_file_is_good(path: Path, version: int):
     path.write_bytes(crafted.gguf(version=version))
     assert load(path)["norm.weight"].tolist() == [(index % 7 - 3) / 8 for index in range(8)]
+
+
+def test_the_rich_file_is_good(path: Path):
+    pytest.importorskip("gguf")  # one of its tensors is IQ4_NL
+    path.write_bytes(crafted.RICH)
+    assert load(path)["layers.0.attention.wq.weight"][0, :2].tolist() == [-4.0, -3.5]
+    config = open_gguf(path).config
+    assert (config.context_length, config.rope_scaling) == (12, RopeScaling("llama3", 8.0))
 
 
 def test_another_alignment_is_good(path: Path):
@@ -118,10 +128,16 @@ def test_a_piece_count_that_fills_a_large_file_takes_no_more_memory_than_it(path
 def attack(folder: Path, count: int, seed: int) -> int:
     """Flips, nine of ten before the data; how many of the files could still be read."""
     path, read = folder / "bent.gguf", 0
-    regions = [range(crafted.HEADER_BYTES)]
-    for content in flips(crafted.GOOD, count, regions=regions, seed=seed):
-        path.write_bytes(content)
-        read += not isinstance(ends_well(lambda: load(path), path), PunaError)
+    for good, header_bytes in (
+        (crafted.GOOD, crafted.HEADER_BYTES),
+        (crafted.RICH, crafted.RICH_HEADER_BYTES),
+    ):
+        path.write_bytes(good)
+        with suppress(PunaError):  # imports what reading takes, so that it is not counted below
+            load(path)
+        for content in flips(good, count // 2, regions=[range(header_bytes)], seed=seed):
+            path.write_bytes(content)
+            read += not isinstance(ends_well(lambda: load(path), path), PunaError)
     return read
 
 

@@ -79,14 +79,16 @@ def test_other_types_are_read_through_the_package(dtype: str):
 
 def test_without_the_package_other_types_are_a_clear_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(MachineError, match="IQ4_XS need the package gguf") as caught:
-        dequantize(np.zeros(136, dtype=np.uint8), "IQ4_XS")
+    with pytest.raises(
+        MachineError, match="x is of type IQ4_XS, which takes the package gguf"
+    ) as caught:
+        dequantize(np.zeros(136, dtype=np.uint8), "IQ4_XS", "x")
     assert "pip install gguf" in str(caught.value.hint)
     assert dequantize(np.zeros(144, dtype=np.uint8), "Q4_K").size == 256
 
 
 def test_a_type_that_nobody_reads_is_a_clear_error():
-    with pytest.raises(CheckpointError, match="I64 can be read neither by Puna nor"):
+    with pytest.raises(CheckpointError, match="I64, which neither Puna nor the package gguf reads"):
         dequantize(np.zeros(64, dtype=np.uint8), "I64")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -161,6 +163,24 @@ def test_too_small_a_disk_is_told_before_anything_is_written(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"needs .* MB, .* MB are free"):
         write_files(tmp_path / "m.gguf", {}, [huge])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"m\.gguf cannot be written: the disk is full"):
+        write(tmp_path / "m.gguf", {}, some_tensors(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path):
+    (tmp_path / ".m.gguf.partial-1234").write_bytes(b"half")
+    (tmp_path / ".other.gguf.partial-1234").write_bytes(b"half")
+    write(tmp_path / "m.gguf", {}, some_tensors(1))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"m.gguf", ".other.gguf.partial-1234"}
 
 
 def test_a_tensor_of_the_wrong_length_is_our_own_mistake_and_told(tmp_path: Path):
