@@ -10,6 +10,7 @@ import pytest
 from weights.hf_folders import REMOVED, changed
 
 from puna.errors import CheckpointError
+from puna.model import count
 from puna.model.sizes import ModelConfig, RopeScaling, named
 from puna.tokens.vocabulary import PieceType, Vocabulary
 from puna.weights.huggingface_config import config_json, read_config
@@ -117,6 +118,69 @@ def test_mistrals_context_ends_with_its_window(tmp_path: Path, changes: dict, le
 def test_mistral_has_eight_kv_heads_where_it_does_not_say(tmp_path: Path):
     changes = {"num_key_value_heads": REMOVED, "hidden_size": 64, "num_attention_heads": 16}
     assert read(tmp_path, changed(**MISTRAL, **changes))[0].kv_head_count == 8
+
+
+# The keys of published config.json files, as they were published, and their parameter counts.
+PUBLISHED = {
+    "SmolLM2-135M-Instruct": (
+        '{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,'
+        '"bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576,'
+        '"initializer_range": 0.041666666666666664, "intermediate_size": 1536,'
+        '"is_llama_config": true, "max_position_embeddings": 8192, "mlp_bias": false,'
+        '"model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30,'
+        '"num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05,'
+        '"rope_interleaved": false, "rope_scaling": null, "rope_theta": 100000,'
+        '"tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers.js_config": {},'
+        '"transformers_version": "4.42.3", "use_cache": true, "vocab_size": 49152}',
+        134_515_008,
+        8192,
+    ),
+    "TinyLlama-1.1B": (
+        '{"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,'
+        '"hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02,'
+        '"intermediate_size": 5632, "max_position_embeddings": 2048, "model_type": "llama",'
+        '"num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4,'
+        '"pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,'
+        '"tie_word_embeddings": false, "torch_dtype": "float32",'
+        '"transformers_version": "4.31.0.dev0", "use_cache": true, "vocab_size": 32000}',
+        1_100_048_384,
+        2048,
+    ),
+    "Mistral-7B-v0.1": (
+        '{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,'
+        '"hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,'
+        '"intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",'
+        '"num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,'
+        '"rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,'
+        '"tie_word_embeddings": false, "torch_dtype": "bfloat16",'
+        '"transformers_version": "4.34.0.dev0", "use_cache": true, "vocab_size": 32000}',
+        7_241_732_096,
+        4096,
+    ),
+    "Llama-3.2-1B": (
+        '{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,'
+        '"bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu",'
+        '"hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,'
+        '"max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",'
+        '"num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,'
+        '"pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 32.0,'
+        '"high_freq_factor": 4.0, "low_freq_factor": 1.0,'
+        '"original_max_position_embeddings": 8192, "rope_type": "llama3"}, "rope_theta": 500000.0,'
+        '"tie_word_embeddings": true, "torch_dtype": "bfloat16",'
+        '"transformers_version": "4.45.0.dev0", "use_cache": true, "vocab_size": 128256}',
+        1_235_814_400,
+        131_072,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_their_published_size(tmp_path: Path, name: str):
+    text, parameters, length = PUBLISHED[name]
+    config, notes = read(tmp_path, text)
+    assert count.parameters(config) == parameters
+    assert config.context_length == length
+    assert len(notes) == (name == "Mistral-7B-v0.1")
 
 
 def test_keys_that_no_llama_reads_are_named(tmp_path: Path):
