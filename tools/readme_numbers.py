@@ -26,7 +26,10 @@ def rendered() -> str:
     """The table in Markdown."""
     lines = ["| what | Puna | beside | measured on |", "| --- | --- | --- | --- |"]
     for (bench, shape, _), row in sorted(latest().items()):
-        lines.append(training(shape, row) if bench == "train" else compression(row))
+        if bench == "train":
+            lines.append(training(shape, row))
+        elif bench == "compression":
+            lines.append(compression(row))
     return "\n".join(lines)
 
 

@@ -372,9 +372,7 @@ class Trainer:
             threads=plan.threads,
             precision=plan.precision.label,
             compiled=plan.compiled,
-            attention=flash.describe(
-                plan.device.kind, self.execution.dtype, self.config.model.head_dim
-            ),
+            attention=self._attention(),
             train_tokens_per_epoch=self.inputs.train.tokens,
             step=first,
             peak_tflops=plan.peak.per_second / 1e12 if plan.peak else None,
@@ -383,6 +381,10 @@ class Trainer:
             versions=dict(hardware.versions()),
             corpus=dict(self.inputs.corpus),
         )
+
+    def _attention(self) -> str:
+        execution = self.execution
+        return flash.describe(execution.device.type, execution.dtype, self.config.model.head_dim)
 
     def _introduce(self, first: int) -> None:
         """Say what will run: size, data, batch, precision, compilation, with the reasons."""
@@ -401,6 +403,7 @@ class Trainer:
         )
         say(f"device     {plan.device.name}, {plan.threads} threads")
         say(f"precision  {plan.precision.label} ({plan.precision.reason})")
+        say(f"attention  {self._attention()}")
         say(f"compiled   {'yes' if plan.compiled else 'no'} ({plan.compile_reason})")
         if plan.peak:
             say(f"peak       {plan.peak.per_second / 1e12:.2f} TFLOP/s ({plan.peak.source})")
