@@ -61,8 +61,12 @@ class Encoder(Protocol):
     words: re.Pattern[str] | None
     whole_because: str
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises ValueError for a lone surrogate."""
+        ...
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, made on all cores. Raises ValueError for a lone surrogate."""
+        """The ids of each text, made on all cores. Raises as `encode` does."""
         ...
 
 
@@ -80,6 +84,14 @@ class SentencePieceEncoder:
             self._model.load_from_serialized_proto(model)
         except (RuntimeError, ValueError) as error:
             raise TokenizerError(f"{path} is refused by SentencePiece: {error}") from None
+
+    def encode(self, text: str) -> list[int]:
+        """As Encoder has it."""
+        try:
+            ids: list[int] = self._model.encode(text)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(str(error)) from None
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """As Encoder has it."""
@@ -116,6 +128,14 @@ class BpeEncoder:
         text = json.dumps({**rules, "truncation": None, "padding": None})
         return cls(guarded(lambda: tokenizers.Tokenizer.from_str(text), path), vocabulary)
 
+    def encode(self, text: str) -> list[int]:
+        """As Encoder has it."""
+        try:
+            ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+        except TypeError as error:  # a lone surrogate
+            raise ValueError(str(error)) from None
+        return ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """As Encoder has it."""
         try:
@@ -129,7 +149,7 @@ def words_of_spm(vocabulary: Vocabulary) -> tuple[re.Pattern[str] | None, str]:
     """What to cut a text into, spaces first; or None, and why its pieces do not allow it.
 
     A cut changes no id where no piece holds the two characters on its sides, for then nothing is
-    merged across it. Text is looked at, so a space is a space and not U+2581.
+    merged across it. It is for text, where a space is a space and never U+2581.
     """
     kinds = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
     pairs = zip(vocabulary.pieces, vocabulary.types, strict=True)

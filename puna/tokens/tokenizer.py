@@ -336,10 +336,13 @@ class Tokenizer:
     def _with_prefix(self, text: str, *, is_first: bool) -> str:
         """`text` after the space that SentencePiece's kind puts before it."""
         rules = self.vocabulary
-        if rules.kind == "bpe" or not rules.dummy_prefix or self._encoder.adds_prefix or not text:
+        if rules.kind == "bpe" or self._encoder.adds_prefix:
             return text
-        is_spaced = text[0] in (" ", SPACE_MARK) and not rules.prefix_doubles_spaces
-        return f" {text}" if (is_first or rules.prefix_after_marks) and not is_spaced else text
+        if SPACE_MARK in text:
+            text = text.replace(SPACE_MARK, " ")
+        if not rules.dummy_prefix or not text or not (is_first or rules.prefix_after_marks):
+            return text
+        return text if text[0] == " " and not rules.prefix_doubles_spaces else f" {text}"
 
     def _require_marks(self, bos: bool, eos: bool) -> None:
         for is_wanted, token, name in ((bos, self.bos_id, "begin"), (eos, self.eos_id, "end")):
