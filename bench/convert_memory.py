@@ -80,13 +80,17 @@ def main() -> None:
     """Make the weights, convert them twice, print the peaks, append the row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="all 32 layers: 35 GB of disk")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)  # only the weights, here
     parser.add_argument("--folder", type=Path, help="where to work; else the temporary folder")
     parser.add_argument("--no-record", action="store_true", help="append nothing to the history")
     arguments = parser.parse_args()
     config = named("7B") if arguments.full else replace(named("7B"), layers=CUT_LAYERS)
+    if arguments.make:
+        make(arguments.make, config)
+        return
     with tempfile.TemporaryDirectory(prefix="puna-", dir=arguments.folder) as temporary:
         require_disk(Path(temporary), config)
-        row = measure(Path(temporary), config)
+        row = measure(Path(temporary), config, arguments.full)
     if not arguments.no_record:
         record.append("convert_memory", row)
     rows = [
@@ -106,11 +110,19 @@ def require_disk(folder: Path, config: ModelConfig) -> None:
         sys.exit(f"{needed / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free")
 
 
-def measure(folder: Path, config: ModelConfig) -> dict[str, Any]:
+def make(folder: Path, config: ModelConfig) -> None:
+    """Write the random weights in Meta's form."""
+    wish = Conversion("meta", dtype="f16", is_proved=False)
+    words = tokenizer(folder.parent, config.vocabulary_size)
+    convert(RandomModel(config), folder, wish, Console(), words)
+
+
+def measure(folder: Path, config: ModelConfig, is_full: bool) -> dict[str, Any]:
     """The row: shape, and for each conversion its peak, its time and its proof's line."""
     meta, hf, gguf = folder / "meta", folder / "hf", folder / "model.gguf"
-    wish = Conversion("meta", dtype="f16", is_proved=False)
-    convert(RandomModel(config), meta, wish, Console(), tokenizer(folder, config.vocabulary_size))
+    # In a process of its own: a child's peak begins with what its parent holds.
+    making = [sys.executable, __file__, "--make", str(meta), *(["--full"] if is_full else [])]
+    subprocess.run(making, check=True)
     steps = [
         step("Meta -> HF", meta, hf, "--to", "hf"),
         step("HF -> GGUF Q8_0", hf, gguf, "--to", "gguf", "--dtype", "q8_0"),

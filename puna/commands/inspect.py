@@ -104,7 +104,7 @@ def tokenizer_facts(tokenizer: dict[str, Any] | None) -> dict[str, str]:
     template = tokenizer["chat_template"]
     return {
         "tokenizer": f"{kind}, {tokenizer['pieces']:,} pieces, "
-        f"{tokenizer['special_pieces']:,} of them special",
+        f"{len(tokenizer['special']):,} of them special",
         "marks": "; ".join(marks) or "none",
         "chat template": f"{len(template):,} characters" if template else "none: a base model",
     }

@@ -85,7 +85,7 @@ def dtypes(source: ModelSource) -> dict[str, dict[str, int]]:
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """Its kind, how many pieces, the special ones with their ids, and its chat template."""
     vocabulary = tokenizer.vocabulary
-    special = [token for token in range(tokenizer.vocabulary_size) if tokenizer.is_control(token)]
+    control = [token for token in range(tokenizer.vocabulary_size) if tokenizer.is_control(token)]
 
     def named(token: int) -> dict[str, Any] | None:
         if not 0 <= token < tokenizer.vocabulary_size:
@@ -97,7 +97,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         "kind": vocabulary.kind,
         "pre_tokenizer": vocabulary.pre_tokenizer or None,
         "pieces": tokenizer.vocabulary_size,
-        "special_pieces": len(special),
+        "special": [named(token) for token in control],
         "bos": named(tokenizer.bos_id),
         "eos": named(tokenizer.eos_id),
         "adds_bos": tokenizer.adds_bos,

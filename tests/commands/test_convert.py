@@ -119,6 +119,7 @@ def test_inspect_s_json_has_exact_numbers(tiny_run, tmp_path, capsys):
     assert record["needs"]["weight_bytes"] == 4 * record["parameters"]
     assert record["needs"]["kv_bytes"] == 4 * 2 * 2 * 16 * 64  # 2 layers, k and v, 16 values
     assert record["tokenizer"]["bos"] == {"id": 1, "piece": "<s>"}
+    assert {"id": 2, "piece": "</s>"} in record["tokenizer"]["special"]
     assert record["needs"]["fits"] is True
 
 

@@ -135,3 +135,47 @@ def test_the_summary_leaves_out_a_rate_that_there_is_none_of(tiny_run):
     run = engine.generate("The", SamplingParams(max_tokens=1, seed=0))
     list(run)
     assert "tokens/s" not in command.summary(run.result, engine)
+
+
+@pytest.fixture
+def meta_folder(tiny_run, tmp_path):
+    """The tiny model as Meta's release lies: a folder for the size, the tokenizer above it."""
+    words = ["convert", tiny_run, tmp_path / "LLaMA" / "30B", "--to", "meta", "--mp", "2"]
+    assert cli.main([str(word) for word in words]) == 0
+    (tmp_path / "LLaMA" / "30B" / "tokenizer.model").rename(tmp_path / "LLaMA" / "spm.model")
+    return tmp_path / "LLaMA" / "30B"
+
+
+def test_meta_s_own_flags_are_understood(tiny_run, meta_folder, capsys):
+    capsys.readouterr()
+    words = ["--prompt", "The", "--temperature", 0, "--quiet"]
+    assert generate(tiny_run, *words) == 0
+    wanted = capsys.readouterr().out
+    tokenizer = meta_folder.parent / "spm.model"
+    assert generate("--ckpt_dir", meta_folder, "--tokenizer_path", tokenizer, *words) == 0
+    assert capsys.readouterr().out == wanted
+    other_name = meta_folder.with_name("33B")  # the paper's name for the release's 30B
+    assert generate("--ckpt_dir", other_name, "--tokenizer_path", tokenizer, *words) == 0
+    assert capsys.readouterr().out == wanted
+
+
+def test_a_model_without_a_tokenizer_says_how_to_give_one(meta_folder, capsys):
+    assert generate(meta_folder, "--prompt", "The") == 1
+    printed = capsys.readouterr().err
+    assert "holds a model but no tokenizer" in printed
+    assert "--tokenizer-path tokenizer.model" in printed
+
+
+def test_one_model_is_wanted(tiny_run, capsys):
+    assert generate("--prompt", "x") == 2
+    assert "one model is wanted, MODEL or --ckpt_dir, found none" in capsys.readouterr().err
+    assert generate(tiny_run, "--ckpt_dir", tiny_run, "--prompt", "x") == 2
+    assert "one model is wanted" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_before_a_weight_is_read(tiny_run, capsys, monkeypatch):
+    monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda: 50_000)
+    assert generate(tiny_run, "--prompt", "x") == 1
+    printed = capsys.readouterr().err
+    assert "its weights in float32, needs" in printed
+    assert "48.8 KiB are free" in printed

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from memory_source import MemorySource
+from peak_memory import peak_of
 from tiny_model import random_arrays, tiny_config
 
 from puna.console import Console, silent
@@ -355,3 +357,40 @@ def test_a_model_is_copied_under_another_name_with_its_own_format(tiny_run, tmp_
     assert before == after
     shutil.rmtree(first.path)
     assert_same_weights(open_model(tiny_run), second)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from peak_memory import peak_bytes
+from puna.console import silent
+from puna.weights.convert import Conversion, convert
+from puna.weights.open_model import load_tokenizer, open_model
+
+source, destination, target, dtype = sys.argv[1:]
+opened = open_model(source)
+wish = Conversion(target, dtype=dtype or None)
+convert(opened, Path(destination), wish, silent(), load_tokenizer(opened))
+print(peak_bytes())
+"""
+
+
+def test_the_peak_of_memory_does_not_grow_with_the_layers(tiny_run, tmp_path: Path):
+    tokenizer = load_tokenizer(open_model(tiny_run))
+    steps = [("meta", "hf", ""), ("hf", "gguf", "q8_0"), ("gguf", "meta", "f32")]
+    peaks = {}
+    for layers in (1, 8):
+        config = tiny_config(dim=512, layers=layers, context_length=64)
+        source = MemorySource(config, random_arrays(config))
+        folder = tmp_path / str(layers)
+        wish = Conversion("meta", dtype="f32", is_proved=False)
+        convert(source, folder / "meta", wish, silent(), tokenizer)
+        for first, target, dtype in steps:
+            out = folder / f"{target}{dtype}-new"
+            command = [sys.executable, "-c", PEAK, str(folder / first), str(out), target, dtype]
+            peaks[layers, target] = peak_of(command)
+            if target != "meta":
+                out.rename(folder / target)
+    layer_bytes = 4 * (2 * 512**2 + 2 * 512 * 256 + 3 * 512 * config.ffn_dim)
+    for _first, target, _dtype in steps:
+        assert peaks[8, target] - peaks[1, target] < layer_bytes, target

@@ -1,13 +1,12 @@
 """The proof finds what goes wrong in conversions, and tells loss from mistakes."""
 
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from memory_source import MemorySource
+from peak_memory import peak_of
 from tiny_model import random_arrays, tiny_config
 
 from puna.console import silent
@@ -16,8 +15,6 @@ from puna.infer.backends.base import Chunk
 from puna.infer.backends.numpy_backend import NumpyBackend
 from puna.weights.prove import MOST_TOKENS, proof_ids, prove
 from puna.weights.source import bf16_to_float32, float32_to_bf16
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def model(dtype: str = "F32", **changes) -> MemorySource:
@@ -141,8 +138,9 @@ def test_ids_stay_in_the_vocabulary_and_the_context():
 
 
 PEAK = """
-import resource, sys
+import sys
 import numpy as np
+from peak_memory import peak_bytes
 from puna.console import silent
 from puna.model.sizes import ModelConfig
 from puna.weights.prove import prove
@@ -157,15 +155,11 @@ class Made:
         return np.full(self.tensors[name].shape, 0.01, dtype=np.float32)
 
 prove(Made(), Made(), None, silent())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_bytes())
 """
 
 
 def test_the_peak_of_memory_does_not_grow_with_the_layers():
-    def peak_bytes(layers: int) -> int:
-        command = [sys.executable, "-c", PEAK, str(layers)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-        return int(done.stdout) * 1024
-
+    one, six = (peak_of([sys.executable, "-c", PEAK, str(layers)]) for layers in (1, 6))
     layer_bytes = 4 * (4 * 1024**2 + 3 * 1024 * 2752)
-    assert peak_bytes(6) - peak_bytes(1) < layer_bytes / 2
+    assert six - one < layer_bytes / 2
