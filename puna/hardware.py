@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from puna.console import human_bytes
 from puna.errors import MachineError, missing_package
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
@@ -229,6 +230,17 @@ def memory_available_bytes(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     line = re.search(r"MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")))
     available = int(line[1]) * 1024 if line else _machine_memory()
     return min([available, *_memory_limits(cgroups)])
+
+
+def require_memory(needed_bytes: int, what: str) -> None:
+    """Raise MachineError unless `needed_bytes` can be taken now; `what` needs them."""
+    available = memory_available_bytes()
+    if needed_bytes > available:
+        raise MachineError(
+            f"{what} needs {human_bytes(needed_bytes)} of memory, {human_bytes(available)} are "
+            "free",
+            hint="close other programs, or take a smaller model; puna inspect shows what one needs",
+        )
 
 
 def _machine_memory() -> int:

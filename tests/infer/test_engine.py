@@ -222,3 +222,11 @@ def test_backend_choice_gives_its_reason(monkeypatch):
     assert choose_backend("auto", batched=False)[0] == "torch"
     with pytest.raises(ConfigError, match="no backend 'nunpy'"):
         choose_backend("nunpy", batched=False)
+
+
+def test_a_text_whose_keys_and_values_do_not_fit_is_refused_at_once(engine, monkeypatch):
+    monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda: 10_000)
+    # 2 layers, keys and values of 2 heads of 8 in float32: 256 bytes a token.
+    assert list(engine.generate("a", SamplingParams(max_tokens=20)))
+    with pytest.raises(MachineError, match=r"its keys and values, needs 16\.0 KiB of memory"):
+        engine.generate("a", SamplingParams(max_tokens=500))
