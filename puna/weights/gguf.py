@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from puna.console import Console
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
@@ -92,7 +94,7 @@ class GgufSource:
     def _rope_factors(self) -> FloatArray:
         part = self._part_of.get(llama.ROPE_TENSOR)
         if part is None:
-            return dequantize(self.parts[0].content[:0], "F32")
+            return np.empty(0, dtype=np.float32)
         tensor = part.tensors[llama.ROPE_TENSOR]
         if tensor.dtype != "F32" or len(tensor.shape) != 1:
             raise CheckpointError(

@@ -80,7 +80,6 @@ class GgufFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
     bytes_after: int  # behind the last tensor and its padding: not part of the model
-    content: Bytes  # the whole file, memory-mapped
 
     def raw(self, name: str) -> Bytes:
         """The bytes of a tensor as they lie. Raises CheckpointError when they are gone."""
@@ -112,19 +111,19 @@ def read_gguf(path: Path) -> GgufFile:
         raise CheckpointError(f"{path} should be a GGUF file, found an empty one") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    reader = _Reader(path, buffer)
-    version, tensor_count, key_count = reader.header()
-    metadata = reader.metadata(key_count)
-    alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
-    tensors, end = reader.tensors(tensor_count, alignment)
-    return GgufFile(
-        path=path,
-        version=version,
-        metadata=MappingProxyType(metadata),
-        tensors=MappingProxyType(tensors),
-        bytes_after=max(0, len(buffer) - end),
-        content=np.frombuffer(buffer, dtype=np.uint8),
-    )
+    with buffer:
+        reader = _Reader(path, buffer)
+        version, tensor_count, key_count = reader.header()
+        metadata = reader.metadata(key_count)
+        alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
+        tensors, end = reader.tensors(tensor_count, alignment)
+        return GgufFile(
+            path=path,
+            version=version,
+            metadata=MappingProxyType(metadata),
+            tensors=MappingProxyType(tensors),
+            bytes_after=max(0, len(buffer) - end),
+        )
 
 
 class _Reader:
