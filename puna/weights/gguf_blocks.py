@@ -21,8 +21,8 @@ from puna.weights.gguf_k_blocks import Blocks, Codes
 from puna.weights.gguf_types import TYPES, half, inverse
 from puna.weights.source import Bytes, FloatArray, bf16_to_float32, narrowed
 
-# Values worked on at once. 64 Ki float32 stay in a core's cache: Q4_K quantised 1.6 times faster
-# than in parts of 1 Mi values, and the memory on top of a tensor stays below 10 MB.
+# Values worked on at once. Q4_K took 59 ns a value on one core, 142 ns in parts of 4 Mi values,
+# which no cache holds, and 95 ns in parts of 16 Ki, where NumPy's calls cost.
 PART_VALUES = 1 << 16
 
 _Q4_0 = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])
