@@ -51,11 +51,12 @@ def open_model(
     path = Path(path_or_name)
     if not os.path.exists(path):  # Path.exists raises for a name too long, as addresses are
         path = _named(str(path_or_name), cache)
-    if path.is_dir():
-        return _in_folder(path, which)
-    if not path.is_file():  # reading a pipe or a device might never end
+    if not path.is_dir() and not path.is_file():  # reading a pipe might never end
         raise CheckpointError(f"{path} should be a folder or a file, found neither")
-    return _in_file(path)
+    source = _in_folder(path, which) if path.is_dir() else _in_file(path)
+    if which != "latest" and source.format != "puna":
+        raise UsageError(f"{path} has no {which} checkpoint: only runs of Puna's have several")
+    return source
 
 
 def find_tokenizer(source: ModelSource, given: Path | None = None) -> Tokenizer | None:

@@ -45,6 +45,11 @@ def test_every_format_is_known_by_its_content(made, form):
     assert load_tokenizer(source).vocabulary_size == 320
 
 
+def test_only_runs_have_a_best_checkpoint(made):
+    with pytest.raises(UsageError, match="only runs of Puna's have several"):
+        open_model(made["gguf"], which="best")
+
+
 def test_names_of_files_mean_nothing(made, tmp_path: Path):
     for name in ("model.safetensors", "x", "weights.pth"):
         (tmp_path / name).write_bytes(made["gguf"].read_bytes())
