@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -25,7 +25,6 @@ from puna.tokens.formats.tokenizer_json import LLAMA3_PATTERN
 from puna.tokens.vocabulary import SPACE_MARK, PieceType, Vocabulary
 
 Ids = NDArray[np.int32]
-Result = TypeVar("Result")
 
 # Latin letters up to U+024F: the alphabets of LLaMA's twenty languages but for Cyrillic.
 _LETTERS = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
@@ -105,14 +104,14 @@ class SentencePieceEncoder:
 class BpeEncoder:
     """Runs merges with Hugging Face's tokenizers."""
 
-    adds_prefix = False
     finds: frozenset[int] = frozenset()
 
-    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary) -> None:
+    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary, path: Path) -> None:
         self._engine = engine
+        self._path = path
+        self.adds_prefix = vocabulary.normalizes
         if vocabulary.kind == "spm":
             self.words, self.whole_because = words_of_spm(vocabulary)
-            self.adds_prefix = vocabulary.normalizes
         else:
             self.words = WORDS_OF_BPE.get(vocabulary.pre_tokenizer)
             self.whole_because = "the file cuts text by rules of its own"
@@ -120,28 +119,26 @@ class BpeEncoder:
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary, path: Path) -> BpeEncoder:
         """The encoder of a vocabulary that has merges and says all that counts."""
-        return cls(guarded(lambda: _engine(vocabulary), path), vocabulary)
+        with guarded(path):
+            return cls(_engine(vocabulary), vocabulary, path)
 
     @classmethod
     def from_rules(cls, rules: dict[str, Any], vocabulary: Vocabulary, path: Path) -> BpeEncoder:
         """The encoder of a `tokenizer.json`, whatever it does with text."""
         text = json.dumps({**rules, "truncation": None, "padding": None})
-        return cls(guarded(lambda: tokenizers.Tokenizer.from_str(text), path), vocabulary)
+        with guarded(path):
+            return cls(tokenizers.Tokenizer.from_str(text), vocabulary, path)
 
     def encode(self, text: str) -> list[int]:
-        """As Encoder has it."""
-        try:
+        """As Encoder has it. Raises TokenizerError where a file's own rules fail on the text."""
+        with guarded(self._path):
             ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        except TypeError as error:  # a lone surrogate
-            raise ValueError(str(error)) from None
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """As Encoder has it."""
-        try:
+        """As Encoder has it. Raises as `encode` does."""
+        with guarded(self._path):
             encoded = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError as error:  # a lone surrogate
-            raise ValueError(str(error)) from None
         return [np.array(one.ids, dtype=np.int32) for one in encoded]
 
 
@@ -167,19 +164,27 @@ def words_of_spm(vocabulary: Vocabulary) -> tuple[re.Pattern[str] | None, str]:
     return re.compile(rf"\n| *[{_LETTERS}]+| *[^{_LETTERS} \n]+| +"), ""
 
 
-def guarded(action: Callable[[], Result], path: Path) -> Result:
-    """What `action` returns. Raises TokenizerError for whatever tokenizers makes of a bad file.
+class guarded:
+    """A block in which whatever tokenizers makes of a bad file becomes a TokenizerError.
 
-    A panic in Rust is a BaseException that is no Exception.
+    A panic in Rust is a BaseException that is no Exception. A text that is none (TypeError) becomes
+    a ValueError, as the other library has it.
     """
-    try:
-        return action()
-    except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"
-        if isinstance(error, TokenizerError) or not (isinstance(error, Exception) or is_panic):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise TokenizerError(f"{path} is refused by tokenizers: {reason}") from None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, _trace: Any) -> None:
+        if kind is None or issubclass(kind, TokenizerError | MemoryError):
+            return
+        if issubclass(kind, TypeError):
+            raise ValueError(str(error)) from None
+        if issubclass(kind, Exception) or kind.__name__ == "PanicException":
+            reason = str(error).splitlines()[0][:200] if str(error) else kind.__name__
+            raise TokenizerError(f"{self._path} is refused by tokenizers: {reason}") from None
 
 
 def _engine(vocabulary: Vocabulary) -> tokenizers.Tokenizer:

@@ -65,15 +65,17 @@ def with_companions(vocabulary: Vocabulary, folder: Path) -> Vocabulary:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises TokenizerError when it cannot be read or is larger than `limit`."""
+    """A file's bytes. Raises TokenizerError when it is no file or is larger than `limit`."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        raise TokenizerError(f"{path} cannot be read: it is no regular file")
     try:
+        size = path.stat().st_size
+        if size > limit:
+            raise TokenizerError(f"{path} has {size:,} bytes, too many for what it is")
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            return file.read(size)
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > limit:
-        raise TokenizerError(f"{path} is larger than {limit:,} bytes, too large for what it is")
-    return content
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _part(record: _Json, name: str, path: Path) -> _Json | None:
 
 
 def _added_tokens(record: _Json, path: Path) -> list[AddedToken]:
-    listed = record.get("added_tokens") or []
+    listed = record.get("added_tokens", [])
     if not isinstance(listed, list):
         raise TokenizerError(f"{path}: added_tokens should be a list")
     return [
