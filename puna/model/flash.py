@@ -89,18 +89,11 @@ def _forward(joined: Tensor, cosines: Tensor, sines: Tensor, heads: int) -> tupl
 
 
 @torch.library.impl("puna::attention_gradient", "cpu")
-def _backward(
-    joined: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    mixed: Tensor,
-    log_sum: Tensor,
-    gradient: Tensor,
-) -> Tensor:
-    joined_gradient = torch.empty_like(joined)
-    arrays = (joined, cosines, sines, mixed, log_sum, gradient.contiguous(), joined_gradient)
-    plain = (_plain(array) for array in arrays)
-    kernels.extension().attention_backward(ISA, torch.get_num_threads(), *plain)
+def _backward(*operands: Tensor) -> Tensor:
+    """The gradient of joined, the first of the operands, in the order of the operator's schema."""
+    joined_gradient = torch.empty_like(operands[0])
+    arrays = (_plain(array) for array in (*operands, joined_gradient))
+    kernels.extension().attention_backward(ISA, torch.get_num_threads(), *arrays)
     return joined_gradient
 
 
