@@ -24,7 +24,15 @@ from puna.tokens.tokenizer import Tokenizer
 
 # Letters, digits, marks and spaces of every kind that the rules for cutting text tell apart, and
 # where libraries differ on what is a space.
-ALPHABET = [*"abzAZst019 .,'\"-_()\n\t\r éñßЖя高原한🦙ſ", "  ", "\n\n", "\r\n", "'s", "'LL", " the"]
+ALPHABET = [
+    *"abzAZst019 .,'\"-_()\n\t\r éñßЖя高原한🦙\u017f",
+    "  ",
+    "\n\n",
+    "\r\n",
+    "'s",
+    "'LL",
+    " the",
+]
 ALPHABET += ["\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\u3000", "\u180e", "\u200b", "\ufeff"]
 ALPHABET += ["\u0301", "ⅷ", "²", "½", "٣", "\0", "\x04", "<s>", "</s>", "<|im_end|>", "ing", "1789"]
 TEXTS = st.lists(st.sampled_from(ALPHABET), max_size=24).map("".join) | st.text(
@@ -138,10 +146,9 @@ REAL = ("LLaMA model", "LLaMA bin", "LLaMA json", "LLaMA gguf", "stories bin", "
 @pytest.mark.parametrize("name", REAL)
 def test_real_sentencepiece_models_in_every_form_give_the_library_s_ids(name, real):
     tokenizer = real(name)
-    folder = (
-        "llama2-tokenizer/tokenizer.model" if "LLaMA" in name else "../weights/derived/tok512.model"
-    )
-    library = sentencepiece.SentencePieceProcessor(model_file=str(SHARED / folder))
+    llamas, stories = "llama2-tokenizer/tokenizer.model", "../weights/derived/tok512.model"
+    path = SHARED / (llamas if "LLaMA" in name else stories)
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     for seed in range(5):
         text = long_text(seed)
         assert tokenizer.encode(text) == library.encode(text)
@@ -179,10 +186,13 @@ def test_a_gguf_gives_llama_cpp_s_ids(name, special, real):
     tokenizer = real(name)
     library = llama_cpp.Llama(model_path=str(tokenizer.path), vocab_only=True, verbose=False)
     draw = random.Random(0)
-    texts = [long_text(seed).replace("\0", "") for seed in range(2)]
+    texts = [long_text(seed) for seed in range(2)]
     for _ in range(300):
         parts = draw.choices(ALPHABET + LLAMA_CPP_MARKS * 4, k=draw.randrange(1, 12))
-        texts.append("".join(parts).replace("\0", ""))
+        texts.append("".join(parts))
     for text in texts:
+        # llama.cpp's text ends at NUL. SmolLM2 has no piece for 0x04: both leave it out, but
+        # tokenizers, which we follow, before merging its neighbours.
+        text = text.replace("\0", "").replace("\x04", "")
         expected = library.tokenize(text.encode(), add_bos=False, special=special)
         assert tokenizer.encode(text, special=special) == expected, repr(text)
