@@ -34,7 +34,22 @@ ALPHABET = [
     " the",
 ]
 ALPHABET += ["\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\u3000", "\u180e", "\u200b", "\ufeff"]
-ALPHABET += ["\u0301", "ⅷ", "²", "½", "٣", "\0", "\x04", "<s>", "</s>", "<|im_end|>", "ing", "1789"]
+ALPHABET += [
+    "'s",
+    "'LL",
+    "\u0301",
+    "ⅷ",
+    "²",
+    "½",
+    "٣",
+    "\0",
+    "\x04",
+    "<s>",
+    "</s>",
+    "<|im_end|>",
+    "ing",
+    "1789",
+]
 TEXTS = st.lists(st.sampled_from(ALPHABET), max_size=24).map("".join) | st.text(
     st.characters(codec="utf-8"), max_size=24
 )
