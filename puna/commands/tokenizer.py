@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ TRAIN_EXAMPLES = """examples:
 SHOW_EXAMPLES = """examples:
   puna tokenizer show demo/tokenizer
   puna tokenizer show demo/tokenizer --text "The state of the Union"
-  puna tokenizer show llama/tokenizer.model --text - < speech.txt"""
+  puna tokenizer show llama/tokenizer.model --text - < speech.txt
+  puna tokenizer show model.gguf --text "<|im_start|>user" --special"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,25 +52,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = verbs.add_parser("show", help="facts about a tokenizer, or the tokens of a text")
     show.description = "Facts about a tokenizer; with --text, the pieces and ids of a text."
     show.epilog = SHOW_EXAMPLES
-    show.add_argument("tokenizer", type=Path, help="a tokenizer.model or the folder it lies in")
+    show.add_argument(
+        "tokenizer",
+        type=Path,
+        help="a tokenizer.model, tokenizer.json, tokenizer.bin or GGUF file, or a folder with one",
+    )
     show.add_argument("--text", help="text to split into tokens; - reads it from standard input")
+    show.add_argument(
+        "--special", action="store_true", help="read markup such as <s> as control tokens"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Train, or show. Raises TokenizerError, ConfigError, DataError for what cannot be done."""
     if arguments.action == "train":
         return _train(arguments, console)
-    from puna.tokens.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.load(arguments.tokenizer)
+    tokenizer = _load(arguments.tokenizer)
     if arguments.text is None:
         record = _facts(tokenizer)
         console.result(record, _facts_text(record))
     else:
         text = _standard_input() if arguments.text == "-" else arguments.text
-        record = _tokens(tokenizer, text)
+        record = _tokens(tokenizer, text, special=arguments.special)
         console.result(record, _tokens_text(record))
     return 0
+
+
+def _load(path: Path) -> Tokenizer:
+    """The tokenizer at `path`, a GGUF model's too."""
+    from puna.tokens.tokenizer import Tokenizer
+    from puna.weights.gguf_file import MAGIC, read_gguf
+
+    start = b""
+    with contextlib.suppress(OSError):  # Tokenizer.load says what is wrong
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(MAGIC))
+    if start == MAGIC:
+        return Tokenizer.from_gguf(read_gguf(path).metadata, path)
+    return Tokenizer.load(path)
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> int:
@@ -111,15 +133,24 @@ def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
     from puna.tokens.training import pieces_by_kind
 
     kinds = pieces_by_kind(tokenizer)
+    vocabulary = tokenizer.vocabulary
     record = {
         "path": str(tokenizer.path),
+        "format": tokenizer.format,
+        "kind": vocabulary.kind,
+        "pre_tokenizer": vocabulary.pre_tokenizer,
         "sha256": tokenizer.sha256,
         "vocabulary_size": tokenizer.vocabulary_size,
         "pieces": {name: len(pieces) for name, pieces in kinds.items()},
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         "unknown_id": tokenizer.unknown_id,
-        "longest_pieces": sorted(kinds["merges"], key=lambda piece: (-len(piece), piece))[:12],
+        "adds_bos": tokenizer.adds_bos,
+        "adds_eos": tokenizer.adds_eos,
+        "stop_pieces": {tokenizer.piece(one): one for one in vocabulary.stop_ids},
+        "has_chat_template": tokenizer.chat_template is not None,
+        "encoding": tokenizer.speed,
+        "longest_pieces": _longest_words(kinds["merges"]),
     }
     manifest = _manifest(tokenizer.path.parent)
     if manifest.get("schema") == "puna.tokenizer" and manifest.get("sha256") == tokenizer.sha256:
@@ -129,14 +160,33 @@ def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
     return record
 
 
+def _longest_words(merges: list[str]) -> list[str]:
+    """The longest pieces that are words: the longest of all are rules of dashes and spaces."""
+    words = [piece for piece in merges if piece.lstrip("\u2581\u0120").isalpha()]
+    spelt = [piece for piece in words if piece[1:].isascii()]  # byte-level spelling is no word
+    return sorted(spelt or words or merges, key=lambda piece: (-len(piece), piece))[:12]
+
+
 def _facts_text(record: dict[str, Any]) -> str:
     pieces = record["pieces"]
+    kinds = {"spm": "SentencePiece BPE", "bpe": "byte-level BPE"}
+    cut = f", text cut as by {record['pre_tokenizer']}" if record["pre_tokenizer"] else ""
+    ids = {"begin": "bos_id", "end": "eos_id", "unknown": "unknown_id"}
+    added = [name for name, key in (("begin", "adds_bos"), ("end", "adds_eos")) if record[key]]
+    stops = (f"{piece} = {token}" for piece, token in record["stop_pieces"].items())
     facts = {
+        "format": f"{record['format']}: {kinds[record['kind']]}{cut}",
         "vocabulary": f"{record['vocabulary_size']:,} pieces: {pieces['control']} control tokens, "
         f"{pieces['bytes']} bytes, {pieces['characters']:,} characters, "
         f"{pieces['merges']:,} merges",
-        "ids": f"begin {record['bos_id']}, end {record['eos_id']}, unknown {record['unknown_id']}",
-        "unknown text": "spelt in bytes" if pieces["bytes"] == 256 else "becomes the unknown token",
+        "ids": ", ".join(
+            f"{name} {record[key] if record[key] >= 0 else 'none'}" for name, key in ids.items()
+        ),
+        "added to a text": " and ".join(added) or "nothing",
+        "ends an answer": ", ".join(stops) or "nothing",
+        "chat template": "yes" if record["has_chat_template"] else "none",
+        "unknown text": _unknown_text(record),
+        "encoding": record["encoding"],
         "longest": " ".join(record["longest_pieces"][:4]),
     }
     if "trained_on" in record:
@@ -154,14 +204,23 @@ def _facts_text(record: dict[str, Any]) -> str:
     )
 
 
-def _tokens(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    ids = tokenizer.encode(text)
+def _unknown_text(record: dict[str, Any]) -> str:
+    count = record["pieces"]["bytes"]
+    if count == 256:
+        return "spelt in bytes"
+    if record["kind"] == "bpe":
+        return f"spelt in bytes, {256 - count} of which have no piece and are left out"
+    return "becomes the unknown token"
+
+
+def _tokens(tokenizer: Tokenizer, text: str, *, special: bool) -> dict[str, Any]:
+    ids = tokenizer.encode(text, special=special)
     return {
         "ids": ids,
         "pieces": [tokenizer.piece(token) for token in ids],
         "tokens": len(ids),
         "bytes": len(text.encode("utf-8")),
-        "decodes_to_the_same_text": tokenizer.decode(ids) == text,
+        "decodes_to_the_same_text": tokenizer.decode(ids, special=special) == text,
     }
 
 

@@ -137,6 +137,53 @@ def test_input_that_is_not_utf8_is_refused(tokenizer, capsys, monkeypatch):
     assert "found the byte 0xFF at offset 2" in stderr
 
 
+@pytest.fixture
+def every_kind(tmp_path) -> dict[str, Path]:
+    """A small tokenizer of each format, under names that say nothing."""
+    from small_tokenizers import ranks, sentencepiece_model, tokenizer_bin, tokenizer_json
+
+    contents = {
+        "SentencePiece": sentencepiece_model(),
+        "tiktoken": ranks(),
+        "llama2.c": tokenizer_bin(),
+        "tokenizer.json": tokenizer_json("smollm"),
+    }
+    paths = {kind: tmp_path / f"file{index}" for index, kind in enumerate(contents)}
+    for kind, path in paths.items():
+        path.write_bytes(contents[kind])
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["SentencePiece", "tiktoken", "llama2.c", "tokenizer.json"])
+def test_every_kind_of_file_is_shown_whatever_its_name(kind, every_kind, capsys):
+    code, stdout, _ = run(capsys, "show", str(every_kind[kind]))
+    assert code == 0
+    assert f"format           {kind}: " in stdout
+    assert "encoding         words are encoded once and remembered" in stdout
+    code, stdout, _ = run(capsys, "show", str(every_kind[kind]), "--json")
+    record = json.loads(stdout)
+    assert (code, record["format"]) == (0, kind)
+    assert record["pieces"]["bytes"] == 256
+
+
+def test_a_gguf_s_tokenizer_is_shown(tmp_path, capsys):
+    from attacks.gguf_attacks import GOOD
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(GOOD)
+    code, stdout, _ = run(capsys, "show", str(path))
+    assert code == 0
+    assert "format           GGUF: SentencePiece BPE" in stdout
+
+
+def test_markup_is_read_when_asked_for(every_kind, capsys):
+    words = ("show", str(every_kind["tokenizer.json"]), "--text", "<|im_end|>", "--json")
+    plain, special = (json.loads(run(capsys, *words, *more)[1]) for more in ((), ("--special",)))
+    assert plain["tokens"] > 1
+    assert special["pieces"] == ["<|im_end|>"]
+    assert special["decodes_to_the_same_text"]
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["show", "--help"]])
 def test_help_has_examples(capsys, words):
     code, stdout, _ = run(capsys, *words)

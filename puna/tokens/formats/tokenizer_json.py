@@ -346,17 +346,24 @@ def _template(record: _Json, path: Path) -> tuple[list[int], list[int]]:
     parts = [part] if part is not None else []
     if part is not None and isinstance(part.get("processors"), list):
         parts = [one for one in part["processors"] if isinstance(one, dict)]
-    begins: list[int] = []
-    ends: list[int] = []
-    for one in parts:
-        if one.get("type") != "TemplateProcessing":
-            continue
-        try:
-            single, specials = one["single"], one["special_tokens"]
-            place = next(at for at, item in enumerate(single) if "Sequence" in item)
-            for target, items in ((begins, single[:place]), (ends, single[place + 1 :])):
-                for item in items:
-                    target += map(operator.index, specials[item["SpecialToken"]["id"]]["ids"])
-        except (LookupError, TypeError, StopIteration, AttributeError):
-            raise TokenizerError(f"{path}: post_processor is no template") from None
-    return begins, ends
+    templates = [one for one in parts if one.get("type") == "TemplateProcessing"]
+    try:
+        found = [_ids_around(one["single"], one["special_tokens"]) for one in templates]
+    except (LookupError, TypeError, StopIteration, AttributeError):
+        raise TokenizerError(f"{path}: post_processor is no template") from None
+    begins = [token for before, _ in found for token in before]
+    return begins, [token for _, after in found for token in after]
+
+
+def _ids_around(single: list[_Json], specials: _Json) -> tuple[list[int], list[int]]:
+    """The ids that a template has before the text, and after it."""
+    place = next(at for at, item in enumerate(single) if "Sequence" in item)
+    before, after = (
+        [
+            operator.index(token)
+            for item in items
+            for token in specials[item["SpecialToken"]["id"]]["ids"]
+        ]
+        for items in (single[:place], single[place + 1 :])
+    )
+    return before, after
