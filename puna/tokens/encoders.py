@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,8 +107,11 @@ class BpeEncoder:
 
     finds: frozenset[int] = frozenset()
 
-    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary, path: Path) -> None:
-        self._engine = engine
+    def __init__(
+        self, build: Callable[[], tokenizers.Tokenizer], vocabulary: Vocabulary, path: Path
+    ) -> None:
+        """`build` gives the engine, which takes a second for 128,000 pieces, when it is needed."""
+        self._build = build
         self._path = path
         self.adds_prefix = vocabulary.normalizes
         if vocabulary.kind == "spm":
@@ -119,15 +123,22 @@ class BpeEncoder:
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary, path: Path) -> BpeEncoder:
         """The encoder of a vocabulary that has merges and says all that counts."""
-        with guarded(path):
-            return cls(_engine(vocabulary), vocabulary, path)
+        return cls(lambda: _engine(vocabulary), vocabulary, path)
 
     @classmethod
     def from_rules(cls, rules: dict[str, Any], vocabulary: Vocabulary, path: Path) -> BpeEncoder:
-        """The encoder of a `tokenizer.json`, whatever it does with text."""
+        """The encoder of a `tokenizer.json`, whatever it does with text.
+
+        Raises TokenizerError when the library refuses its rules.
+        """
         text = json.dumps({**rules, "truncation": None, "padding": None})
         with guarded(path):
-            return cls(tokenizers.Tokenizer.from_str(text), vocabulary, path)
+            engine = tokenizers.Tokenizer.from_str(text)
+        return cls(lambda: engine, vocabulary, path)
+
+    @cached_property
+    def _engine(self) -> tokenizers.Tokenizer:
+        return self._build()
 
     def encode(self, text: str) -> list[int]:
         """As Encoder has it. Raises TokenizerError where a file's own rules fail on the text."""

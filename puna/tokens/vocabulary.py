@@ -133,9 +133,17 @@ def _check_pieces(vocabulary: Vocabulary, path: Path) -> None:
     for token, score in enumerate(vocabulary.scores):
         if not math.isfinite(score):
             raise TokenizerError(f"{path}: the score of piece {token} is {score}")
-    for token, piece in enumerate(vocabulary.pieces):
-        if not piece.isascii() and any("\ud800" <= letter <= "\udfff" for letter in piece):
-            raise TokenizerError(f"{path}: piece {token} {shown(piece)} holds a lone surrogate")
+    try:
+        "".join(vocabulary.pieces).encode("utf-8")
+    except UnicodeEncodeError:
+        token, piece = next(
+            (token, piece)
+            for token, piece in enumerate(vocabulary.pieces)
+            if any("\ud800" <= letter <= "\udfff" for letter in piece)
+        )
+        raise TokenizerError(
+            f"{path}: piece {token} {shown(piece)} holds a lone surrogate"
+        ) from None
 
 
 def shown(text: str) -> str:
