@@ -193,7 +193,7 @@ def test_a_panic_in_rust_is_an_error_of_ours():
 
     panic = type("PanicException", (BaseException,), {})  # as pyo3 names and derives it
     with (
-        pytest.raises(TokenizerError, match="here is refused by tok.*: index out"),
+        pytest.raises(TokenizerError, match=r"here is refused by tok.*: index out"),
         guarded(HERE),
     ):
         raise panic("index out of bounds\nat a line of Rust")
