@@ -9,10 +9,10 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-kill test-fuzz wheel bench docs clean
+.PHONY: help demo test test-kill test-fuzz test-sanitize wheel bench docs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo:  ## set up .venv, then text -> tokenizer -> training -> samples -> report
 	@$(SETUP) train,data
@@ -33,6 +33,17 @@ test-kill:  ## kill training runs at random steps, resume, compare loss by loss
 test-fuzz:  ## 100,000 random flips for every parser of a file that may be hostile
 	@$(SETUP) dev
 	$(BIN)/python -m pytest -m fuzz
+
+SANITIZE = $(CXX) -std=c++17 -O1 -g -DHAS_AMX_BUILD -Ipuna/native/csrc -fno-sanitize-recover=all
+test-sanitize:  ## the C++ kernels under the sanitizers of g++ (on a processor with AMX)
+	@mkdir -p build
+	for kind in address,undefined thread; do \
+	  $(SANITIZE) -fsanitize=$$kind -march=sapphirerapids \
+	    -c puna/native/csrc/amx.cpp -o build/sanitized.o && \
+	  $(SANITIZE) -fsanitize=$$kind tools/sanitize_kernels.cpp puna/native/csrc/team.cpp \
+	    puna/native/csrc/isa.cpp build/sanitized.o -pthread -o build/sanitize && \
+	  build/sanitize || exit 1; \
+	done
 
 wheel:  ## build dist/puna-*.whl
 	@$(SETUP) dev

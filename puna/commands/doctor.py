@@ -81,7 +81,6 @@ def _processor(record: dict[str, Any]) -> list[Finding]:
     vector = {"avx2", "asimd", "avx512f"} & flags
     isa, missing = kernels.isa(), kernels.missing_reason()
     record.update(kernels=isa, kernels_missing=missing)
-    build_them = "install g++ and python3-dev, then Puna again: training on a CPU gets faster"
     return [
         Finding("processor", f"{hardware.cpu_name()}, {cores} usable cores"),
         Finding(
@@ -92,7 +91,7 @@ def _processor(record: dict[str, Any]) -> list[Finding]:
         Finding(
             "kernels",
             f"built for {isa}" if isa else f"none ({missing})",
-            build_them if missing and "not built" in missing else "",
+            kernels.INSTALL_THEM if missing and "not built" in missing else "",
         ),
     ]
 

@@ -32,7 +32,8 @@ def causal_attention(joined: Tensor, cosines: Tensor, sines: Tensor, heads: int)
     """
     head_dim = 2 * cosines.shape[1]
     if uses_kernels(joined.device.type, joined.dtype, head_dim):
-        mixed, _ = torch.ops.puna.attention(joined.contiguous(), cosines, sines, heads)
+        turn = cosines.float(), sines.float()  # of a model in bf16 they are bf16 too
+        mixed, _ = torch.ops.puna.attention(joined.contiguous(), *turn, heads)
         return mixed  # type: ignore[no-any-return]
     kv_heads = (joined.shape[2] // head_dim - heads) // 2
     parts = joined.view(*joined.shape[:2], -1, head_dim).transpose(1, 2)

@@ -1,1 +1,1 @@
-"""The forward pass without torch: today its NumPy twin, the oracle of the kernels to come."""
+"""The forward pass without torch, in NumPy; and the C++ kernels that training on CPUs uses."""

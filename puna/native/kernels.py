@@ -16,6 +16,9 @@ from puna import hardware
 from puna.errors import MachineError
 
 NONE = "none"  # PUNA_ISA=none: as if no kernels had been built
+INSTALL_THEM = (
+    "install g++ 11 or newer and python3-dev, then Puna again: training on a CPU gets faster"
+)
 
 
 @functools.cache
@@ -50,9 +53,15 @@ def missing_reason() -> str | None:
     extension, problem = _extension()
     if extension is None:
         return problem
-    if isa() is None:
-        return "PUNA_ISA=none" if hardware.isa_wish() == NONE else "this processor has no AMX"
-    return None
+    if isa() is not None:
+        return None
+    if hardware.isa_wish() == NONE:
+        return "PUNA_ISA=none"
+    if "amx_bf16" not in hardware.instruction_sets():
+        return "this processor has no AMX"
+    if not extension.builds():
+        return "not built for AMX, which takes g++ 11 or newer"
+    return "the operating system does not grant AMX"
 
 
 def extension() -> ModuleType:
@@ -61,7 +70,7 @@ def extension() -> ModuleType:
     if found is None:
         raise MachineError(
             f"the C++ kernels are missing: {problem}",
-            hint="install a C++ compiler (Debian: apt-get install g++ python3-dev), then Puna",
+            hint=INSTALL_THEM,
         )
     return found
 
@@ -71,7 +80,7 @@ def _extension() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module("puna.native._kernels"), ""
     except ModuleNotFoundError:
-        return None, "not built (no C++ compiler when Puna was installed)"
+        return None, "not built: no C++ compiler or no Python.h when Puna was installed"
     except ImportError as error:
         return None, f"not loadable ({error})"
 

@@ -140,6 +140,23 @@ def test_large_scores_neither_overflow_nor_lose_their_rows(implementation):
     torch.testing.assert_close(found[0], value.to(BF16))
 
 
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_what_is_not_a_number_is_passed_on(part, implementation):
+    """A run stops at a loss that is not finite; kernels that lost a NaN would let it go on."""
+    time, size, at = 70, 32, 40
+    joined = torch.randn(1, time, 3 * size, generator=torch.Generator().manual_seed(2)).to(BF16)
+    joined[0, at, size * ["query", "key", "value"].index(part)] = math.nan
+    found = causal_attention(joined, *factors(size, time), 1)
+    rows = slice(at, at + 1 if part == "query" else None)
+    assert found[0, rows].isnan().any(dim=-1).all()
+
+
+def test_a_model_whose_angles_are_bf16_too_is_served(implementation):
+    joined, _ = (one.to(BF16) for one in inputs("multi-head", 9, 32))
+    turn = tuple(table.to(BF16) for table in factors(32, 9))
+    assert causal_attention(joined, *turn, 3).dtype == BF16
+
+
 def test_no_row_sees_the_future(implementation):
     time = 600
     joined, _ = (one.to(BF16) for one in inputs("multi-head", time, 32))

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from puna import hardware
 from puna.errors import MachineError
 from puna.native import kernels
 
@@ -61,6 +63,26 @@ def test_without_the_extension_puna_says_why_and_goes_on(monkeypatch):
         kernels.extension()
 
 
+@pytest.mark.parametrize(
+    ("flags", "builds", "reason"),
+    [
+        ({"avx512f"}, ["amx"], "this processor has no AMX"),
+        ({"amx_bf16"}, [], "not built for AMX, which takes g++ 11 or newer"),
+        ({"amx_bf16"}, ["amx"], "the operating system does not grant AMX"),
+    ],
+)
+def test_the_reason_for_no_kernels_is_the_true_one(flags, builds, reason, monkeypatch):
+    module = SimpleNamespace(isas=list, builds=lambda: builds)
+    monkeypatch.setattr(kernels, "_extension", lambda: (module, ""))
+    monkeypatch.setattr(hardware, "instruction_sets", lambda: frozenset(flags))
+    assert kernels.missing_reason() == reason
+
+
+@needs_build
+def test_what_runs_here_is_among_what_was_built():
+    assert set(kernels.usable_isas()) <= set(kernels.extension().builds())
+
+
 def test_importing_them_does_not_import_torch():
     code = "import sys, puna.native.kernels as k; k.isa(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -89,6 +111,7 @@ def arrays(batch=1, time=5, heads=2, kv_heads=1, head_dim=32, **other) -> list[n
         ({"joined": np.zeros((1, 5, 100), np.int16)}, "whole heads"),
         ({"joined": np.zeros((2, 5, 128), np.int16)}, "mixed should be"),
         ({"heads": 3, "kv_heads": 2}, "kv_heads dividing heads"),
+        ({"heads": 0, "kv_heads": 2}, "kv_heads dividing heads"),
         ({"cosines": np.ones((4, 16), np.float32)}, "every position"),
         ({"sines": np.ones((5, 8), np.float32)}, "every position"),
         ({"mixed": np.zeros((1, 4, 64), np.int16)}, "mixed should be"),

@@ -67,10 +67,11 @@ class Unit {
   }
 
  protected:
+  // The next `count` values of the scratch memory, all of them multiples of 64 bytes.
   template <class T>
   T* take(int64_t count) {
     T* at = reinterpret_cast<T*>(scratch_);
-    scratch_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    scratch_ += count * static_cast<int64_t>(sizeof(T));
     return at;
   }
 
@@ -93,6 +94,16 @@ class Unit {
     const Turn low(cosines, sines, false), high(cosines + 8, sines + 8, false);
     return narrow(low(widen(_mm512_castsi512_si256(values))),
                   high(widen(_mm512_extracti64x4_epi64(values, 1))));
+  }
+
+  Rows rows_from(const bf16* rows, int64_t row) const {
+    return {rows + row * width_, 32, steps_ * TILE, TILE};
+  }
+
+  // rows -> pairs
+  void pair_all(const bf16* rows, bf16* pairs) const {
+    for (int64_t row = 0; row < padded_; row += 32)
+      pair_up(rows_from(rows, row), width_, pairs + row * width_);
   }
 
   // Operands of `product`, from `row` (and `column`) on. A and B forms have the same strides.
@@ -126,7 +137,7 @@ class Forward : Unit {
     pack(arrays_.joined + key_at_, line_, true, rows_);
     turn_over(rows_, padded_ / 16 * steps_, key_);
     pack(arrays_.joined + value_at_, line_, false, rows_);
-    pair_up(rows_, padded_, width_, value_);
+    pair_all(rows_, value_);
     for (int64_t head = 0; head < group_; ++head) {
       pack(arrays_.joined + query_at_ + head * width_, line_, true, query_);
       for (int64_t query = 0; query < time_; query += SIDE) {
@@ -221,15 +232,14 @@ class Backward : Unit {
     value_gradient_ = take<float>(size);
     log_sum_ = take<float>(padded_), delta_ = take<float>(padded_);
     scores_ = take<float>(SIDE * SIDE), products_ = take<float>(SIDE * SIDE);
-    alignas(64) uint16_t order[32];
-    for (int i = 0; i < 32; ++i) order[i] = i % 2 * 16 + i / 2;
-    pairing_ = _mm512_load_si512(order);
+    static constexpr Lanes PAIRING(0, 16, 1);
+    pairing_ = PAIRING.get();
   }
 
   void run() {
     pack(arrays_.joined + key_at_, line_, true, key_);
-    turn_over(key_, padded_ / 16 * steps_, rows_);
-    lay_across(rows_, padded_, width_, key_across_);
+    for (int64_t row = 0; row < padded_; row += 32)
+      lay_across(rows_from(key_, row), width_, key_across_ + row * width_);
     pack(arrays_.joined + value_at_, line_, false, value_);
     for (int64_t head = 0; head < group_; ++head) {
       prepare(head);
@@ -252,12 +262,12 @@ class Backward : Unit {
     const int64_t tiles = padded_ / 16 * steps_;
     pack(arrays_.joined + query_at_ + head * width_, line_, true, rows_);
     turn_over(rows_, tiles, query_over_);
-    pair_up(rows_, padded_, width_, query_pairs_);
+    pair_all(rows_, query_pairs_);
     const bf16* gradient = arrays_.mixed_gradient + mixed_at_ + head * width_;
     const bf16* mixed = arrays_.mixed + mixed_at_ + head * width_;
     pack(gradient, mixed_line_, false, rows_);
     turn_over(rows_, tiles, out_over_);
-    pair_up(rows_, padded_, width_, out_pairs_);
+    pair_all(rows_, out_pairs_);
     for (int64_t row = 0; row < padded_; ++row) {
       __m512 sum = _mm512_setzero_ps();
       const int64_t at = row * mixed_line_;
@@ -381,7 +391,7 @@ int64_t attention_scratch_bytes(const AttentionShape& shape) {
   const int64_t padded = (shape.time + SIDE - 1) / SIDE * SIDE;
   const int64_t operands = padded * shape.head_dim * (8 * 2 + 3 * 4) + 2 * padded * 4;
   const int64_t blocks = 3 * BACKWARD_KEYS * BACKWARD_QUERIES * 2 + 2 * SIDE * SIDE * 4;
-  return operands + blocks + 32 * 64;
+  return operands + blocks;
 }
 
 void attention_forward(const AttentionShape& shape, const AttentionArrays& arrays, int64_t unit,

@@ -42,10 +42,21 @@ bool has_amx() {
 }  // namespace
 #endif
 
-std::vector<const Kernels*> usable_kernels() {
-  std::vector<const Kernels*> found;
+Builds built_kernels() {
+  return {
 #ifdef HAS_AMX_BUILD
-  if (has_amx()) found.push_back(&kernels_amx);
+      &kernels_amx,
 #endif
-  return found;
+  };
+}
+
+const Builds& usable_kernels() {
+  static const Builds usable = [] {
+    Builds found;
+#ifdef HAS_AMX_BUILD
+    if (has_amx()) found.push_back(&kernels_amx);
+#endif
+    return found;
+  }();
+  return usable;
 }

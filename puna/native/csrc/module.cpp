@@ -31,6 +31,8 @@ void require(bool is_right, const char* what) {
   if (!is_right) throw nb::value_error(what);
 }
 
+void require_threads(int threads) { require(threads > 0, "threads should be at least 1"); }
+
 AttentionShape shape_of(const Halves<3>& joined, const Floats<2>& cosines, const Floats<2>& sines,
                         const Halves<3>& mixed, const Floats<3>& log_sum) {
   AttentionShape shape;
@@ -40,7 +42,7 @@ AttentionShape shape_of(const Halves<3>& joined, const Floats<2>& cosines, const
   require(shape.head_dim % 32 == 0 && 0 < shape.head_dim && shape.head_dim <= 256,
           "head_dim should be a multiple of 32 and at most 256");
   shape.kv_heads = (width / shape.head_dim - shape.heads) / 2;
-  require(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 &&
+  require(shape.heads > 0 && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 &&
               width == (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
           "joined should hold queries, keys and values of whole heads, kv_heads dividing heads");
   const size_t time = joined.shape(1);
@@ -66,6 +68,7 @@ const uint16_t* read(const Array& array) {
 
 void run(AttentionUnit unit, const Kernels& kernels, const AttentionShape& shape,
          const AttentionArrays& arrays, int threads) {
+  require_threads(threads);
   const nb::gil_scoped_release released;
   share_out(shape.batch * shape.kv_heads, threads, kernels.attention_scratch_bytes(shape),
             [&](int64_t index, char* scratch) { unit(shape, arrays, index, scratch); });
@@ -112,6 +115,7 @@ int64_t best_side(int64_t height, int64_t width, int threads) {
 void weight_gradient(const std::string& isa, int threads, Halves<2> left, Halves<2> right,
                      Floats<2> out, bool add) {
   const Kernels& kernels = named(isa);
+  require_threads(threads);
   const int64_t height = left.shape(1), width = right.shape(1);
   require(left.shape(0) == right.shape(0), "left and right should have as many rows");
   require(static_cast<int64_t>(out.shape(0)) == height &&
@@ -127,10 +131,10 @@ void weight_gradient(const std::string& isa, int threads, Halves<2> left, Halves
             [&](int64_t unit, char* scratch) { kernels.weight_gradient(task, unit, scratch); });
 }
 
-std::vector<std::string> isas() {
-  std::vector<std::string> names;
-  for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->isa);
-  return names;
+std::vector<std::string> names(const Builds& builds) {
+  std::vector<std::string> found;
+  for (const Kernels* kernels : builds) found.emplace_back(kernels->isa);
+  return found;
 }
 
 }  // namespace
@@ -138,7 +142,9 @@ std::vector<std::string> isas() {
 NB_MODULE(_kernels, module) {
   // noconvert: without it an array of another dtype or layout would be copied, and what is
   // written into the copy lost.
-  module.def("isas", &isas, "Names of the builds that run here, best first.");
+  module.def("builds", [] { return names(built_kernels()); }, "Names of the builds in here.");
+  module.def("isas", [] { return names(usable_kernels()); },
+             "Names of the builds that run on this machine, best first.");
   module.def("use_team", [](uintptr_t address) { use_team(reinterpret_cast<Team>(address)); },
              "address"_a, "Work on the threads of the OpenMP run time with this GOMP_parallel.");
   module.def("attention_forward", &attention_forward, "isa"_a, "threads"_a,

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -28,22 +29,22 @@ struct Job {
   const std::function<void(int64_t, char*)>& work;
   const int64_t units, scratch_bytes;
   std::atomic<int64_t> next{0};
-  std::atomic<bool> lacks_memory{false};
 };
 
 void take_part(void* data) {
   static thread_local Scratch scratch;
   Job& job = *static_cast<Job*>(data);
-  if (!scratch.reserve(job.scratch_bytes)) {
-    job.lacks_memory = true;
-    return;
-  }
+  if (!scratch.reserve(job.scratch_bytes)) return;
   for (int64_t unit; (unit = job.next++) < job.units;) job.work(unit, scratch.memory.get());
 }
 
 void start_threads(void (*work)(void*), void* data, unsigned threads, unsigned) {
   std::vector<std::thread> others;
-  for (unsigned i = 1; i < threads; ++i) others.emplace_back(work, data);
+  others.reserve(threads);
+  try {
+    for (unsigned i = 1; i < threads; ++i) others.emplace_back(work, data);
+  } catch (const std::system_error&) {  // no more threads to be had: fewer do all the work
+  }
   work(data);
   for (std::thread& other : others) other.join();
 }

@@ -103,13 +103,14 @@ inline void narrow_to(bf16* at, __m512 values) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-// 2^x with a relative error of 2e-7 (a polynomial of degree 5 on [-1/2, 1/2]); 0 from -150 down.
+// 2^x with a relative error of 2e-7: the polynomial of degree 5 that is nearest on [-1/2, 1/2] and
+// exact at 0. It is 0 from -150 down, and NaN stays NaN (of two operands max returns the second).
 inline __m512 exp2_of(__m512 x) {
-  constexpr float FACTORS[] = {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.f};
-  x = _mm512_max_ps(x, _mm512_set1_ps(-150.f));
+  constexpr float FACTORS[] = {9.6715127e-3f, 5.5507337e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.f};
+  x = _mm512_max_ps(_mm512_set1_ps(-150.f), x);
   const __m512 whole = _mm512_roundscale_ps(x, 8);
   const __m512 rest = _mm512_sub_ps(x, whole);
-  __m512 power = _mm512_set1_ps(1.3333558e-3f);  // ln(2)^n / n!, n = 5 ... 0
+  __m512 power = _mm512_set1_ps(1.3264727e-3f);
   for (const float factor : FACTORS)
     power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(power, whole);
@@ -140,6 +141,15 @@ inline void transpose(__m512i* rows) {
   }
 }
 
+// Lane i of an index holds start + (i % 2) odd + (i / 2) pair: what a permutation puts there.
+struct Lanes {
+  alignas(64) uint16_t at[32] = {};
+  constexpr Lanes(int start, int odd, int pair) {
+    for (int i = 0; i < 32; ++i) at[i] = static_cast<uint16_t>(start + i % 2 * odd + i / 2 * pair);
+  }
+  __m512i get() const { return _mm512_load_si512(at); }
+};
+
 // rows -> over
 inline void turn_over(const bf16* rows, int64_t tiles, bf16* over) {
   for (const bf16* end = rows + tiles * TILE; rows < end; rows += TILE, over += TILE) {
@@ -150,34 +160,65 @@ inline void turn_over(const bf16* rows, int64_t tiles, bf16* over) {
   }
 }
 
-// rows -> pairs
-inline void pair_up(const bf16* rows, int64_t count, int64_t width, bf16* pairs) {
-  const int64_t steps = width / 32;
-  alignas(64) uint16_t first[32], second[32];  // columns 0 to 15 and 16 to 31 of both rows
-  for (int i = 0; i < 32; ++i) first[i] = i % 2 * 32 + i / 2, second[i] = first[i] + 16;
-  const __m512i low = _mm512_load_si512(first), high = _mm512_load_si512(second);
-  for (int64_t row = 0; row < count; row += 2) {
-    const bf16* from = rows + row / 16 * steps * TILE + row % 16 * 32;
-    bf16* to = pairs + row / 32 * 2 * steps * TILE + row % 32 / 2 * 32;
-    for (int64_t step = 0; step < steps; ++step, from += TILE, to += 2 * TILE) {
-      const __m512i a = _mm512_load_si512(from), b = _mm512_load_si512(from + 32);
-      _mm512_store_si512(to, _mm512_permutex2var_epi16(a, low, b));
-      _mm512_store_si512(to + TILE, _mm512_permutex2var_epi16(a, high, b));
+// 32 rows of a matrix as it lies in memory, or of form rows: `line` values from a row to the next,
+// `below` from the first to the seventeenth, `next` from 32 columns to the 32 after them.
+struct Rows {
+  const bf16* at;
+  int64_t line, below, next;
+};
+
+// 32 rows -> pairs
+inline void pair_up(Rows from, int64_t width, bf16* pairs) {
+  static constexpr Lanes LEFT(0, 32, 1), RIGHT(16, 32, 1);  // 16 columns each, of both rows
+  const __m512i left = LEFT.get(), right = RIGHT.get();
+  for (int64_t row = 0; row < 32; row += 2) {
+    const bf16* at = from.at + row / 16 * from.below + row % 16 * from.line;
+    bf16* to = pairs + row / 2 * 32;
+    for (int64_t column = 0; column < width; column += 32, at += from.next, to += 2 * TILE) {
+      const __m512i a = _mm512_loadu_si512(at), b = _mm512_loadu_si512(at + from.line);
+      _mm512_store_si512(to, _mm512_permutex2var_epi16(a, left, b));
+      _mm512_store_si512(to + TILE, _mm512_permutex2var_epi16(a, right, b));
     }
   }
 }
 
-// over -> across: each line holds a pair of columns for 16 rows, and is taken apart.
-inline void lay_across(const bf16* over, int64_t count, int64_t width, bf16* across) {
-  const int64_t steps = width / 32;
-  for (int64_t row = 0; row < count; row += 16)
-    for (int64_t column = 0; column < width; column += 2, over += 32) {
-      const __m512i pairs = _mm512_load_si512(over);
-      bf16* to = across + (row / 32 * 2 * steps + column / 16) * TILE + column % 16 * 32 + row % 32;
-      _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(pairs));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(to + 32),
-                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+// Lane i: 16 bytes of row 4 i.
+inline __m512i every_fourth_row(const bf16* at, int64_t line) {
+  const auto row = [&](int64_t i) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 4 * i * line));
+  };
+  __m512i lanes = _mm512_castsi128_si512(row(0));
+  lanes = _mm512_inserti32x4(lanes, row(1), 1);
+  lanes = _mm512_inserti32x4(lanes, row(2), 2);
+  return _mm512_inserti32x4(lanes, row(3), 3);
+}
+
+// Eight values of 16 rows -> four lines, each with two of the values for the 16 rows.
+inline void take_pairs(const bf16* at, int64_t line, __m512i* pairs) {
+  const __m512i first = every_fourth_row(at, line), second = every_fourth_row(at + line, line);
+  const __m512i third = every_fourth_row(at + 2 * line, line);
+  const __m512i fourth = every_fourth_row(at + 3 * line, line);
+  const __m512i a = _mm512_unpacklo_epi32(first, second), c = _mm512_unpackhi_epi32(first, second);
+  const __m512i b = _mm512_unpacklo_epi32(third, fourth), d = _mm512_unpackhi_epi32(third, fourth);
+  pairs[0] = _mm512_unpacklo_epi64(a, b), pairs[1] = _mm512_unpackhi_epi64(a, b);
+  pairs[2] = _mm512_unpacklo_epi64(c, d), pairs[3] = _mm512_unpackhi_epi64(c, d);
+}
+
+// 32 rows -> across
+inline void lay_across(Rows from, int64_t width, bf16* across) {
+  static constexpr Lanes EVEN(0, 2, 4), ODD(1, 2, 4);
+  const __m512i even = EVEN.get(), odd = ODD.get();
+  for (int64_t column = 0; column < width; column += 8) {
+    __m512i upper[4], lower[4];
+    const bf16* at = from.at + column / 32 * from.next + column % 32;
+    take_pairs(at, from.line, upper);
+    take_pairs(at + from.below, from.line, lower);
+    bf16* to = across + column / 16 * TILE + column % 16 * 32;
+    for (int i = 0; i < 4; ++i, to += 64) {
+      _mm512_store_si512(to, _mm512_permutex2var_epi16(upper[i], even, lower[i]));
+      _mm512_store_si512(to + 32, _mm512_permutex2var_epi16(upper[i], odd, lower[i]));
     }
+  }
 }
 
 }  // namespace
