@@ -17,7 +17,7 @@ from torch import Tensor
 from puna import hardware
 from puna.console import Console
 from puna.errors import MachineError
-from puna.model import count
+from puna.model import count, flash
 from puna.model.llama import Llama
 from puna.train.activation_checkpoint import CheckpointedBlock
 from puna.train.loss import CHUNK_ROWS, ChunkGradient, chunked_loss, logits_gradient
@@ -40,6 +40,12 @@ class Plan:
     compile_reason: str
     threads: int
     peak: hardware.Rate | None
+
+    @property
+    def kernels(self) -> str:
+        """Which build of our kernels the steps run on, or "none"."""
+        suits = self.device.kind == "cpu" and self.precision.dtype == "bf16"
+        return (flash.ISA if suits else None) or "none"
 
 
 def decide(config: RunConfig, recorded: bool | None = None) -> Plan:

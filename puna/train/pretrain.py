@@ -134,6 +134,7 @@ class Trainer:
             micro_batch=self.micro_batch,
             device=self.plan.device.kind,
             threads=self.plan.threads,
+            kernels=self.plan.kernels,
         )
         self.progress = state.Progress()
         self.saved_step: int | None = None
@@ -412,9 +413,9 @@ class Trainer:
 
     def _tell_changes(self, recorded: state.Provenance) -> None:
         """Say what makes a resumed run round otherwise than before."""
-        for name in ("device", "threads", "micro_batch"):
+        for name in ("device", "threads", "micro_batch", "kernels"):
             was, now = getattr(recorded, name), getattr(self.provenance, name)
-            if was != now:
+            if was not in (now, None):
                 self.console.warn(
                     f"{name} was {was} before the resume and is {now}: the losses will differ in "
                     "their last digits from an uninterrupted run's"

@@ -37,7 +37,7 @@ class Progress:
 class Provenance:
     """What a run was made from and how it was run; a resume must find the same.
 
-    Only device and threads may differ: the losses then differ in their last digits.
+    Only device, threads and kernels may differ: the losses then differ in their last digits.
     """
 
     shards: str  # fingerprint of the token shards
@@ -47,6 +47,7 @@ class Provenance:
     micro_batch: int  # sequences; gradients add up in this order
     device: str
     threads: int
+    kernels: str | None = None  # the build that ran, or "none"; None: an older checkpoint
 
 
 def model_arrays(model: Llama) -> dict[str, Array]:

@@ -11,7 +11,12 @@ from puna.model.llama import Llama  # noqa: E402
 from puna.train.activation_checkpoint import CheckpointedBlock  # noqa: E402
 
 KINDS = ("none", "selective", "narrow", "full")
-SHAPES = {"multi-head": {"heads": 4}, "grouped-query": {"heads": 4, "kv_heads": 2}}
+# Heads of 16, which our kernels leave to torch, and of 32.
+SHAPES = {
+    "multi-head": {"heads": 4},
+    "grouped-query": {"heads": 4, "kv_heads": 2},
+    "kernels": {"heads": 2, "kv_heads": 1},
+}
 
 
 def build(kind: str, **shape):

@@ -15,19 +15,42 @@ from puna.model import count
 
 torch = pytest.importorskip("torch")
 
+from puna.model import flash  # noqa: E402
 from puna.model.llama import Llama  # noqa: E402
+from puna.native import kernels  # noqa: E402
 from puna.train.execution import Execution, decide, micro_batch  # noqa: E402
 
 # Sums over a batch in another order, relative to the largest gradient of a weight.
 FLOAT32_TOLERANCE = 1e-5
-# A compiled bf16 step rounds at other places; both are this near to the float32 gradients.
+# A compiled bf16 step rounds at other places, our kernels at others again; all are this near to
+# the float32 gradients.
 BF16_TOLERANCE = 0.05
+# Our kernels, where there are any, and torch's, which PUNA_ISA=none leaves.
+ISAS = [*kernels.usable_isas(), "none"]
+KERNELS = {"attention_forward", "attention_backward", "weight_gradient"}
+KERNEL_SHAPE = {"dim": 64, "heads": 2, "kv_heads": 1}  # heads of 32, which they take
 
 
 @pytest.fixture(autouse=True)
 def quick_probe(monkeypatch):
     """Half a second of measuring is not needed here."""
     monkeypatch.setattr(hardware, "matmul_rate", lambda *_: Rate(1e12, "not measured"))
+
+
+def use_kernels(isa: str, monkeypatch) -> list[str]:
+    """Run on that build; returns a list to which each call of a kernel adds its name."""
+    called: list[str] = []
+
+    class Spied:
+        def __getattr__(self, name: str):
+            called.append(name)
+            return getattr(extension, name)
+
+    if isa != "none":
+        extension = kernels.extension()
+        monkeypatch.setattr(kernels, "extension", Spied)
+    monkeypatch.setattr(flash, "ISA", None if isa == "none" else isa)
+    return called
 
 
 def windows(count: int = 4, seed: int = 2) -> torch.Tensor:
@@ -108,13 +131,18 @@ def test_the_score_is_the_loss_without_gradients(precision, monkeypatch):
     assert run.score(batch[:, :-1], batch[:, 1:]) == pytest.approx(loss, rel=1e-3)
 
 
-def test_bf16_gradients_are_near_those_in_float32_and_the_weights_stay_float32(monkeypatch):
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["none", "selective", "narrow", "full"])
+def test_bf16_gradients_are_near_those_in_float32_and_weights_stay_float32(kind, isa, monkeypatch):
     monkeypatch.setattr(hardware, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
     batch = windows()
-    _, wanted = gradients(executed(run_config()), [batch], 128)
-    run = executed(run_config(precision="bf16"))
-    assert run.dtype == torch.bfloat16
+    _, wanted = gradients(executed(run_config(model=KERNEL_SHAPE)), [batch], 128)
+    called = use_kernels(isa, monkeypatch)
+    options = {"precision": "bf16", "activation_checkpointing": kind}
+    run = executed(run_config(model=KERNEL_SHAPE, **options))
+    assert (run.dtype, run.plan.kernels) == (torch.bfloat16, isa)
     _, found = gradients(run, [batch], 128)
+    assert set(called) == (KERNELS if isa != "none" else set())
     assert {one.dtype for one in run.model.parameters()} == {torch.float32}
     assert {one.dtype for one in found.values()} == {torch.float32}
     assert_close(found, wanted, BF16_TOLERANCE)
@@ -123,15 +151,18 @@ def test_bf16_gradients_are_near_those_in_float32_and_the_weights_stay_float32(m
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # torch.compile's own
 @pytest.mark.skipif(hardware.compiler()[0] is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "isa"), [("fp32", "none"), *(("bf16", isa) for isa in ISAS)])
 @pytest.mark.parametrize("kind", ["none", "selective", "narrow", "full"])
-def test_compiled_equals_eager(precision, kind, monkeypatch):
+def test_compiled_equals_eager(precision, isa, kind, monkeypatch):
     monkeypatch.setattr(hardware, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
     batch = windows()
-    _, plain = gradients(executed(run_config()), [batch], 128)
-    options = {"precision": precision, "activation_checkpointing": kind}
+    _, plain = gradients(executed(run_config(model=KERNEL_SHAPE)), [batch], 128)
+    options = {"model": KERNEL_SHAPE, "precision": precision, "activation_checkpointing": kind}
+    called = use_kernels(isa, monkeypatch)
     eager_loss, _ = gradients(executed(run_config(**options)), [batch], 128)
+    called.clear()
     loss, found = gradients(executed(run_config(**options, compile="on")), [batch], 128)
+    assert set(called) == (KERNELS if isa != "none" else set())
     assert loss == pytest.approx(eager_loss, rel=1e-6 if precision == "fp32" else 2e-3)
     assert_close(found, plain, FLOAT32_TOLERANCE if precision == "fp32" else BF16_TOLERANCE)
 

@@ -211,6 +211,18 @@ def test_another_number_of_threads_is_allowed_and_told(train):
     assert "threads was 1 before the resume and is 2: the losses will differ" in said.getvalue()
 
 
+@pytest.mark.parametrize(("before", "after"), [("amx", "none"), ("none", "amx"), (None, "none")])
+def test_other_kernels_are_allowed_and_told(train, monkeypatch, before, after):
+    """They round otherwise. A checkpoint from before they were recorded says nothing."""
+    said = io.StringIO()
+    for kernels, options in ((before, stop_at(6)), (after, {})):
+        monkeypatch.setattr(module.execution.Plan, "kernels", kernels)
+        outcome = train(console=Console(stderr=said), **options)
+    assert outcome.reason == "finished"
+    told = f"kernels was {before} before the resume and is {after}: the losses will differ"
+    assert (told in said.getvalue()) == (before is not None)
+
+
 def test_less_free_memory_on_resuming_does_not_change_the_micro_batch(train, tmp_path, monkeypatch):
     """Derived from the memory free at the start, it is part of what must not change."""
     train("whole")
