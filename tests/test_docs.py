@@ -214,6 +214,15 @@ def test_the_numbers_in_the_readme_are_the_newest_measured():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_environment_variable_we_read_is_documented():
+    text = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    read = re.compile(r"environ(?:\.get\(|\[)\s*\"(\w+)\"|\"(PUNA_[A-Z]+)\"")
+    sources = (ROOT / "puna").rglob("*.py")
+    found = {name for path in sources for pair in read.findall(path.read_text()) for name in pair}
+    assert {"PUNA_ISA", "PUNA_CACHE"} <= found
+    assert [name for name in sorted(found - {""}) if f"`{name}" not in text] == []
+
+
 def paper_rows() -> list[str]:
     text = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]

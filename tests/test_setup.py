@@ -128,6 +128,15 @@ def test_nothing_is_run_when_nothing_changed(tmp_path: Path, monkeypatch: pytest
         setup.prepare(wanted)
 
 
+def test_a_compiler_that_came_later_builds_the_kernels(tmp_path: Path, monkeypatch):
+    before = setup.wanted_fingerprint(ROOT, "", "")
+    monkeypatch.setattr(setup.shutil, "which", lambda name: name and f"/opt/bin/{name}")
+    with_compiler = setup.wanted_fingerprint(ROOT, "", "")
+    monkeypatch.setattr(setup.sysconfig, "get_path", lambda _: str(tmp_path))
+    without_headers = setup.wanted_fingerprint(ROOT, "", "")
+    assert len({before, with_compiler, without_headers}) == 3
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": "x"}', "\x00"])
 def test_a_broken_stamp_counts_as_none(content: str, tmp_path: Path):
     (tmp_path / "stamp").write_text(content)

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -97,8 +98,16 @@ def wanted_fingerprint(root: Path, torch: str, torch_index: str) -> str:
     kernels = sorted((root / "puna/native/csrc").iterdir())  # compiled by the installation
     for path in [*(root / name for name in names), *kernels]:
         digest.update(path.read_bytes() + b"\0")
-    digest.update("\0".join([str(root), torch, torch_index, sys.version]).encode())
+    facts = [str(root), torch, torch_index, sys.version, *compiler_facts()]
+    digest.update("\0".join(facts).encode())
     return digest.hexdigest()
+
+
+def compiler_facts() -> list:
+    """What decides whether the kernels can be compiled: a compiler, and Python's headers."""
+    compilers = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return [*(str(shutil.which(name)) for name in compilers), str(header.exists())]
 
 
 def read_stamp(path: Path, fingerprint: str) -> set:
