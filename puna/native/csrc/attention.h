@@ -6,6 +6,12 @@
 //   P = exp(S - L)   dV = Pᵀ dO   dP = dO Vᵀ   dS = P · (dP - delta)
 //   dQ = scale · dS K   dK = scale · dSᵀ Q
 // Sums are float32, what enters a product is bfloat16, exponents are of 2.
+//
+// A unit of work is a key-value head with its query heads. Forward takes 32 queries, meets all keys
+// before them, 512 at a time, and keeps each row's largest score and sum meanwhile: `attend`, and
+// `weigh` for a row. Backward takes 128 keys, meets all queries after them, 512 at a time, and adds
+// to the three gradients: `block`, and `weigh` for 32 x 32 of P and dS. The rest packs operands
+// into tiles (tiles.h) and writes results out.
 #pragma once
 #include <math.h>
 
