@@ -1,5 +1,6 @@
 """Every broken tokenizer file ends in the one error it should, or loads and still works."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -115,6 +116,19 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "tokenizer.model")
     with pytest.raises(TokenizerError, match="no regular file"):
         Tokenizer.load(tmp_path / "tokenizer.model")
+
+
+def test_a_pattern_that_backtracks_without_end_makes_rust_panic_and_is_one_error(tmp_path: Path):
+    record = json.loads(tokenizer_json("gpt-2"))
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    split["pattern"] = {"Regex": "(x+x+)+y"}
+    parts = [split, record["pre_tokenizer"]]
+    record["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(record))
+    outcome = ends_well(lambda: Tokenizer.load(path).encode("x" * 40), path)
+    assert isinstance(outcome, TokenizerError)
+    assert "refused by tokenizers: Onig" in outcome.message
 
 
 GGUF_CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
