@@ -28,7 +28,7 @@ def append(bench: str, row: dict[str, Any]) -> dict[str, Any]:
         "bench": bench,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *_words()]),
         "machine": {
             "cpu": hardware.cpu_name(),
             "cores": hardware.usable_cores(),
@@ -40,6 +40,11 @@ def append(bench: str, row: dict[str, Any]) -> dict[str, Any]:
     with HISTORY.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return record
+
+
+def _words() -> list[str]:
+    """The script's arguments; of a place on this machine only the last name."""
+    return [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
