@@ -11,7 +11,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from puna.errors import TokenizerError
 from puna.tokens.formats.bpe_parts import bpe_vocabulary, check_merges, pieces_by_id
@@ -120,22 +120,26 @@ def read_tokenizer_json(content: bytes, path: Path) -> TokenizerJson:
             )
     pieces, merges = pieces_by_id(ids, path), _merges(model, path)
     read = _read_spm if model.get("byte_fallback") is True else _read_bpe
-    vocabulary, is_whole = read(record, model, pieces, merges, added, path=path)
+    vocabulary, is_whole = read(_Parts(record, model, pieces, merges, added, path))
     vocabulary = _with_ends(vocabulary, record, path)
     rules = None if is_whole else {**record, "added_tokens": [], "post_processor": None}
     return TokenizerJson(vocabulary, rules)
 
 
-def _read_bpe(
-    record: _Json,
-    model: _Json,
-    pieces: list[str],
-    merges: list[str],
-    added: list[AddedToken],
-    *,
-    path: Path,
-) -> tuple[Vocabulary, bool]:
+class _Parts(NamedTuple):
+    """A file's JSON, and what was checked and taken out of it."""
+
+    record: _Json
+    model: _Json
+    pieces: list[str]
+    merges: list[str]
+    added: list[AddedToken]
+    path: Path
+
+
+def _read_bpe(parts: _Parts) -> tuple[Vocabulary, bool]:
     """Byte-level BPE, and whether the vocabulary says all of it."""
+    record, model, pieces, merges, added, path = parts
     if "ByteLevel" not in _types_in(record.get("decoder")):
         raise TokenizerError(
             f"{path} should decode bytes (ByteLevel) or SentencePiece's pieces (ByteFallback), "
@@ -157,16 +161,9 @@ def _read_bpe(
     return vocabulary, is_whole
 
 
-def _read_spm(
-    record: _Json,
-    model: _Json,
-    pieces: list[str],
-    merges: list[str],
-    added: list[AddedToken],
-    *,
-    path: Path,
-) -> tuple[Vocabulary, bool]:
+def _read_spm(parts: _Parts) -> tuple[Vocabulary, bool]:
     """SentencePiece's BPE as Hugging Face writes it, and whether the vocabulary says all of it."""
+    record, model, pieces, merges, added, path = parts
     if "ByteFallback" not in _types_in(record.get("decoder")):
         raise TokenizerError(f"{path} spells unknown text in bytes but does not decode them")
     unknown = model.get("unk_token")
