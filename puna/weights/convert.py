@@ -53,7 +53,9 @@ class Conversion:
             raise UsageError(
                 f"{self.target} is written as {', '.join((*WIDE_DTYPES, *quantised))}, "
                 f"got {self.dtype!r}",
-                hint="blocks of few bits are GGUF's: --to gguf",
+                hint="take one of these"
+                if quantised
+                else "blocks of few bits are GGUF's: --to gguf",
             )
         if self.shards != 1 and self.target != "meta":
             raise UsageError("only Meta's format has model-parallel files", hint="--to meta --mp N")
