@@ -8,7 +8,7 @@ PunaError                      anything Puna refuses; the command prints it and 
 ├── CheckpointError            weights or a checkpoint are missing, broken or of another shape
 ├── SchemaError                a file was written by a newer Puna, or is not one of ours
 ├── TrainingError              the run itself went wrong (NaN, out of memory, disk full)
-└── MachineError               something this machine lacks (a package, an instruction set, memory)
+└── MachineError               something this machine lacks (a package, an instruction set, room)
 
 Each message has three parts: what was wanted, what was found, and a hint that says what to do.
 """
@@ -61,7 +61,7 @@ class TrainingError(PunaError):
 
 
 class MachineError(PunaError):
-    """Something this machine lacks: a package, an instruction set, memory."""
+    """Something this machine lacks: a package, an instruction set, room in memory or on a disk."""
 
 
 def missing_package(package: str, extra: str, wanted_for: str) -> MachineError:

@@ -1,4 +1,4 @@
-"""A folder that appears under its name whole, or not at all."""
+"""A folder that appears under its name whole, or not at all; and room on the disk for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from puna.errors import DataError
+from puna.console import human_bytes
+from puna.errors import DataError, MachineError
+
+SPARE_BYTES = 16 << 20  # left free, and for the headers of what is written
 
 
 def is_free(path: Path) -> bool:
@@ -20,6 +23,16 @@ def is_free(path: Path) -> bool:
     if path.is_file():
         raise DataError(f"{path} should be a folder to write, found a file")
     return not path.exists() or not any(path.iterdir())
+
+
+def require_room(folder: Path, needed: int, what: str, *, hint: str) -> None:
+    """Raise MachineError unless `needed` bytes for `what` fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE_BYTES:
+        raise MachineError(
+            f"{what} needs {human_bytes(needed)} in {folder}, {human_bytes(free)} are free",
+            hint=f"make room, or {hint}",
+        )
 
 
 @contextmanager

@@ -125,7 +125,8 @@ class Trainer:
             if recorded and config.train.micro_batch_sequences is None
             else execution.micro_batch(config, self.plan, console)
         )
-        checkpoint.require_space(out, 12 * count.parameters(config.model))  # weights, two moments
+        state_bytes = 12 * count.parameters(config.model)  # weights, two moments
+        checkpoint.require_room_for_checkpoint(out, state_bytes)
         self.provenance = state.Provenance(
             shards=inputs.train.fingerprint,
             tokenizer=inputs.tokenizer.sha256,

@@ -37,6 +37,7 @@ from puna.weights.source import (
     require_finite,
     tensor_names,
 )
+from puna.whole_folder import require_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,8 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def write_checkpoint(checkpoints: Path, step: int, content: CheckpointContent) -> Path:
     """Write the checkpoint of `step` whole or not at all; returns its folder.
 
-    Raises CheckpointError when the disk is full or not writable; what was there stays good.
+    Raises MachineError when there is too little room, CheckpointError when the disk is full or not
+    writable all the same; what was there stays good.
     """
     final = step_folder(checkpoints, step)
     partial = checkpoints / f".{final.name}.partial-{os.getpid()}"
@@ -93,7 +95,7 @@ def write_checkpoint(checkpoints: Path, step: int, content: CheckpointContent) -
         for leftover in checkpoints.glob(".step-*.partial-*"):
             shutil.rmtree(leftover)
         arrays = [*content.weights.values(), *content.optimizer.values()]
-        require_space(checkpoints, sum(array.nbytes for array in arrays))
+        require_room_for_checkpoint(checkpoints, sum(array.nbytes for array in arrays))
         partial.mkdir()
         _write_files(partial, step, content)
         if final.exists():  # a run that went on from an earlier checkpoint passes it again
@@ -127,15 +129,10 @@ def _write_files(folder: Path, step: int, content: CheckpointContent) -> None:
     _flush(folder)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raise CheckpointError unless `needed` bytes of a checkpoint fit in `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + (1 << 20):
-        raise CheckpointError(
-            f"a checkpoint needs {needed / 1e6:.0f} MB in {folder}, {free / 1e6:.0f} MB are free",
-            hint="free some space or choose another --out; earlier checkpoints are untouched, and "
-            "the run resumes from the last one",
-        )
+def require_room_for_checkpoint(folder: Path, needed: int) -> None:
+    """Raise MachineError unless a checkpoint of `needed` bytes fits on `folder`'s disk."""
+    hint = "choose another --out; earlier checkpoints are untouched, the run resumes from the last"
+    require_room(folder, needed, "a checkpoint", hint=hint)
 
 
 def _unwritable(folder: Path, error: Exception) -> CheckpointError:

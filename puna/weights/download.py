@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import os
 import re
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -23,12 +22,12 @@ from puna import schema
 from puna.console import ProgressBar, human_bytes
 from puna.errors import CheckpointError, MachineError
 from puna.weights.registry import is_loopback, require_safe
+from puna.whole_folder import require_room
 
 MOST_REDIRECTS = 5
 ATTEMPTS = 4  # each goes on where the one before broke off
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
-SPARE_BYTES = 64 << 20  # left free on the disk
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -78,7 +77,7 @@ def copy_local(wanted: Wanted, source: Path, destination: Path, bar: ProgressBar
     """The same for a file of this machine."""
     if not source.is_file():
         raise CheckpointError(f"{wanted.url} should be a file, there is none")
-    require_room(destination.parent, source.stat().st_size)
+    require_room_for_pull(destination.parent, source.stat().st_size)
     with source.open("rb") as reading, destination.open("wb") as writing:
         while chunk := reading.read(CHUNK_BYTES):
             writing.write(chunk)
@@ -86,14 +85,10 @@ def copy_local(wanted: Wanted, source: Path, destination: Path, bar: ProgressBar
     return _checked(wanted, destination)
 
 
-def require_room(folder: Path, needed: int) -> None:
-    """Raise MachineError unless `needed` bytes fit on the disk of `folder`, with some to spare."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
-        raise MachineError(
-            f"{human_bytes(needed)} more are needed in {folder}, {human_bytes(free)} are free",
-            hint="free some space, or use a folder on another disk (PUNA_CACHE for pulled models)",
-        )
+def require_room_for_pull(folder: Path, needed: int) -> None:
+    """Raise MachineError unless `needed` more bytes of a download fit on `folder`'s disk."""
+    hint = "name a folder on another disk in PUNA_CACHE"
+    require_room(folder, needed, "the download", hint=hint)
 
 
 def _fill(wanted: Wanted, part: Path, tag: Path, bar: ProgressBar) -> None:
@@ -215,7 +210,7 @@ def _check_size(wanted: Wanted, total: int | None, folder: Path, start: int) -> 
             hint="the file changed or something stands between; pull it again later",
         )
     if total is not None:
-        require_room(folder, total - start)
+        require_room_for_pull(folder, total - start)
 
 
 def _strong_mark(response: Any) -> str:
@@ -231,7 +226,7 @@ def _store(response: Any, part: Path, start: int, total: int | None, bar: Progre
         file.truncate()
         while chunk := _read(response):
             if total is None:
-                require_room(part.parent, len(chunk))
+                require_room_for_pull(part.parent, len(chunk))
             file.write(chunk)
             written += len(chunk)
             bar.update(len(chunk))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,9 +25,7 @@ from puna.weights.gguf_file import (
     padded,
 )
 from puna.weights.gguf_types import TYPES
-from puna.weights.source import Bytes
-
-_SPARE_BYTES = 1 << 20
+from puna.weights.source import Bytes, require_room_for_weights
 
 
 @dataclass(frozen=True)
@@ -195,12 +192,7 @@ def _whole_files(finals: Sequence[Path], needed: int) -> Iterator[list[Path]]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(finals)
-        free = shutil.disk_usage(folder).free
-        if free < needed + _SPARE_BYTES:
-            raise CheckpointError(
-                f"{finals[0]} needs {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free there",
-                hint="make room, or name a file on another disk",
-            )
+        require_room_for_weights(folder, needed)
         yield partials
         for partial, final in reversed(list(zip(partials, finals, strict=True))):
             partial.replace(final)

@@ -21,7 +21,6 @@ from puna.console import Console, ProgressBar
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 from puna.tokens.vocabulary import Vocabulary
-from puna.weights.download import require_room
 from puna.weights.huggingface_config import config_json, read_config, special_ids
 from puna.weights.json_object import read_json_object
 from puna.weights.names import (
@@ -49,6 +48,7 @@ from puna.weights.source import (
     bf16_to_float32,
     narrowed,
     require_finite,
+    require_room_for_weights,
     tensor_names,
 )
 from puna.whole_folder import is_free, whole_folder
@@ -350,7 +350,7 @@ def write_huggingface(
     beside = _files_beside(source, kinds.most_common(1)[0][0], vocabulary, extra_files or {})
     shards = _shards(plan, max_shard_bytes)
     with whole_folder(folder) as partial:
-        require_room(partial, total + sum(map(len, beside.values())))
+        require_room_for_weights(partial, total + sum(map(len, beside.values())))
         if len(shards) > 1:
             beside[SAFE_INDEX] = _json_bytes(_index(shards, total))
         for name, content in beside.items():

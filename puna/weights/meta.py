@@ -37,7 +37,7 @@ from puna.weights.source import (
     StoredTensor,
     TokenizerFiles,
     narrowed,
-    require_room,
+    require_room_for_weights,
     tensor_names,
 )
 from puna.whole_folder import is_free, whole_folder
@@ -214,7 +214,7 @@ def write_meta(
         for kind in [_written_type(source.tensors[_origin(name, config)].dtype, dtype)]
     ]
     with whole_folder(folder) as partial:
-        require_room(partial.parent, sum(one.nbytes for one in plan))
+        require_room_for_weights(partial.parent, sum(one.nbytes for one in plan))
         evidence = Evidence(config.vocabulary_size, config.tied_embeddings and _twins(axis, shards))
         write_config(config, partial, evidence)
         tokenizer = source.tokenizer_files.files.get(TOKENIZER)

@@ -7,7 +7,6 @@ speaks Meta's names and Meta's interleaved rotary order, so that each format kno
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from puna.console import human_bytes
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
+from puna.whole_folder import require_room
 
 Format = Literal["puna", "meta", "hf", "gguf", "llama2c"]
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-SPARE_BYTES = 1 << 24  # left free, and for the headers
 
 
 @dataclass(frozen=True)
@@ -119,14 +117,10 @@ def require_finite(values: FloatArray, where: str) -> FloatArray:
     return values
 
 
-def require_room(folder: Path, needed: int) -> None:
-    """Raise CheckpointError unless `needed` bytes of weights fit on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
-        raise CheckpointError(
-            f"{human_bytes(needed)} are to be written in {folder}, {human_bytes(free)} are free",
-            hint="free some space, choose a folder on another disk, or a smaller --dtype",
-        )
+def require_room_for_weights(folder: Path, needed: int) -> None:
+    """Raise MachineError unless a converted model of `needed` bytes fits on `folder`'s disk."""
+    hint = "choose a folder on another disk, or a smaller --dtype"
+    require_room(folder, needed, "the model", hint=hint)
 
 
 def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:

@@ -15,7 +15,7 @@ import pytest
 from tiny_model import TinyRecipe, random_arrays, tiny_config
 
 from puna import schema
-from puna.errors import CheckpointError, SchemaError
+from puna.errors import CheckpointError, MachineError, SchemaError
 from puna.weights import checkpoint
 from puna.weights.checkpoint import (
     CheckpointContent,
@@ -258,9 +258,9 @@ def test_too_little_space_is_seen_before_anything_is_written(save, tmp_path, mon
     save(1)
     before = contents(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 5000, 5000))
-    with pytest.raises(CheckpointError, match=r"needs .* MB in .*, .* MB are free") as caught:
+    with pytest.raises(MachineError, match=r"a checkpoint needs .*, 4\.9 KiB are free") as caught:
         save(2)
-    assert "resumes from the last one" in str(caught.value.hint)
+    assert "resumes from the last" in str(caught.value.hint)
     assert contents(tmp_path) == before
 
 

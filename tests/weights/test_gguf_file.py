@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from puna.errors import CheckpointError
+from puna.errors import CheckpointError, MachineError
 from puna.weights.gguf_file import read_gguf
 from puna.weights.gguf_types import TYPES
 from puna.weights.gguf_writer import PlannedTensor, write_files
@@ -160,7 +160,7 @@ def test_a_file_is_replaced_only_when_told(tmp_path: Path):
 
 def test_too_small_a_disk_is_told_before_anything_is_written(tmp_path: Path):
     huge = PlannedTensor("x", (1 << 40, 1 << 20), "F32", lambda: pytest.fail("it was written"))
-    with pytest.raises(CheckpointError, match=r"needs .* MB, .* MB are free"):
+    with pytest.raises(MachineError, match=r"the model needs .* in .*, .* are free"):
         write_files(tmp_path / "m.gguf", {}, [huge])
     assert list(tmp_path.iterdir()) == []
 
