@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from puna.console import Console
 from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 from puna.tokens.formats.gguf_vocabulary import gguf_metadata
-from puna.tokens.vocabulary import PieceType, Vocabulary
+from puna.tokens.vocabulary import Vocabulary, padded
 from puna.weights import gguf_llama as llama
 from puna.weights.gguf_blocks import READS, dequantize, quantize
 from puna.weights.gguf_file import GgufFile, read_gguf
@@ -206,15 +205,14 @@ def write_gguf(
     vocabulary: Vocabulary,
     console: Console,
     split_bytes: int | None = None,
-    overwrite: bool = False,
 ) -> list[Path]:
     """Write `source` as GGUF, tensor by tensor; returns the paths: one, or those of split files.
 
     dtype None keeps every type as stored; else it is one of WRITES in any case. A tensor that
-    has its type already passes through byte by byte. Files appear whole or not at all.
-    Raises UsageError for an unknown dtype, CheckpointError when a file is there already, the disk
-    is full, the tokenizer has more pieces than the model, or a value is not finite or does not
-    fit its type, TokenizerError when GGUF cannot say what the tokenizer does.
+    has its type already passes through byte by byte. Raises UsageError for an unknown dtype,
+    CheckpointError when the tokenizer has more pieces than the model, or a value is not finite or
+    does not fit its type, TokenizerError when GGUF cannot say what the tokenizer does,
+    MachineError when the disk is too full.
     """
     mixed = mixture(source.config, source.tensors, dtype)
     pieces, added = _padded_vocabulary(vocabulary, source.config.vocabulary_size)
@@ -240,14 +238,7 @@ def write_gguf(
         )
     total = sum(tensor.nbytes for tensor in planned)
     with console.progress(total, f"writing {file.name}", "B") as bar:
-        return write_files(
-            file,
-            metadata,
-            planned,
-            split_bytes=split_bytes,
-            overwrite=overwrite,
-            advance=bar.update,
-        )
+        return write_files(file, metadata, planned, split_bytes=split_bytes, advance=bar.update)
 
 
 def _parts_of(source: ModelSource, name: str, dtype: str) -> Callable[[], Iterator[Bytes]]:
@@ -299,23 +290,17 @@ def _general_keys(source: ModelSource, file_type: int | None) -> dict[str, Any]:
 
 def _padded_vocabulary(vocabulary: Vocabulary, size: int) -> tuple[Vocabulary, list[str]]:
     """As many pieces as the embedding has rows, and a note where some had to be made up."""
-    missing = size - len(vocabulary.pieces)
+    missing = size - len(vocabulary)
     if missing < 0:
         raise CheckpointError(
             f"the tokenizer should have at most {size:,} pieces, one for each row of the "
-            f"embedding, found {len(vocabulary.pieces):,}",
+            f"embedding, found {len(vocabulary):,}",
             hint="give the tokenizer that the model was trained with",
         )
     if missing == 0:
         return vocabulary, []
-    names = tuple(f"[PAD{index}]" for index in range(len(vocabulary.pieces), size))
-    padded = replace(
-        vocabulary,
-        pieces=vocabulary.pieces + names,
-        types=vocabulary.types + (PieceType.UNUSED,) * missing,
-        scores=vocabulary.scores + (-1000.0,) * missing if vocabulary.scores else (),
-    )
-    return padded, [f"the embedding has {missing} more rows than the tokenizer has pieces: unused"]
+    note = f"the embedding has {missing} more rows than the tokenizer has pieces: unused"
+    return padded(vocabulary, size), [note]
 
 
 def _shortened(config: ModelConfig) -> list[str]:

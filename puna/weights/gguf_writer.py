@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,30 +47,25 @@ def write_files(
     tensors: Sequence[PlannedTensor],
     *,
     split_bytes: int | None = None,
-    overwrite: bool = False,
     advance: Callable[[int], Any] = lambda nbytes: None,
 ) -> list[Path]:
     """Write one GGUF file, or several of about `split_bytes` of tensors each; returns their paths.
 
     A split file is called `NAME-00001-of-00003.gguf`. Strings, bools, ints (uint32 where they
     fit), floats (float32), NumPy scalars and lists of these are metadata. `advance` hears of every
-    part written. Files appear under their names when all are whole, or not at all.
-    Raises CheckpointError when one is there already, or the disk is full or not writable.
+    part written. Raises MachineError when the disk is too full.
     """
     groups = _groups(tensors, split_bytes)
-    finals = [split_path(path, number, len(groups)) for number in range(len(groups))]
-    for final in finals:
-        if final.exists() and not overwrite:
-            raise CheckpointError(f"{final} is there already", hint="choose another name")
+    paths = [split_path(path, number, len(groups)) for number in range(len(groups))]
     headers = []
     for number, group in enumerate(groups):
         first = metadata if number == 0 else {}
         headers.append(_header({**first, **_split_keys(number, len(groups), len(tensors))}, group))
     needed = sum(map(len, headers)) + sum(padded(one.nbytes, DEFAULT_ALIGNMENT) for one in tensors)
-    with _whole_files(finals, needed) as partials:
-        for partial, header, group in zip(partials, headers, groups, strict=True):
-            _write_file(partial, header, group, advance)
-    return finals
+    require_room_for_weights(path.parent, needed)
+    for part, header, group in zip(paths, headers, groups, strict=True):
+        _write_file(part, header, group, advance)
+    return paths
 
 
 def split_path(path: Path, number: int, count: int) -> Path:
@@ -177,38 +169,3 @@ def _write_tensor(file: BinaryIO, tensor: PlannedTensor, advance: Callable[[int]
     if written != tensor.nbytes:
         raise CheckpointError(f"{tensor.name} took {written} bytes instead of {tensor.nbytes}")
     file.write(b"\0" * (padded(written, DEFAULT_ALIGNMENT) - written))
-
-
-@contextmanager
-def _whole_files(finals: Sequence[Path], needed: int) -> Iterator[list[Path]]:
-    """Partial files to fill, which get their names when the block ends well, the first one last.
-
-    After an error none is left and what was there before is as it was.
-    """
-    folder = finals[0].parent
-    partials = [folder / f".{final.name}.partial-{os.getpid()}" for final in finals]
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{finals[0]} cannot be written: {folder} is no folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(finals)
-        require_room_for_weights(folder, needed)
-        yield partials
-        for partial, final in reversed(list(zip(partials, finals, strict=True))):
-            partial.replace(final)
-    except OSError as error:
-        is_full = error.errno == errno.ENOSPC
-        found = "the disk is full" if is_full else error.strerror or str(error)
-        raise CheckpointError(f"{finals[0]} cannot be written: {found}") from error
-    finally:
-        for partial in partials:
-            with suppress(OSError):
-                partial.unlink()
-
-
-def _remove_leftovers(finals: Sequence[Path]) -> None:
-    """What a killed process left half written."""
-    for final in finals:
-        for leftover in final.parent.glob(f".{glob.escape(final.name)}.partial-*"):
-            if leftover.is_file():
-                leftover.unlink()

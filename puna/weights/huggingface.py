@@ -51,7 +51,6 @@ from puna.weights.source import (
     require_room_for_weights,
     tensor_names,
 )
-from puna.whole_folder import is_free, whole_folder
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -323,19 +322,13 @@ def write_huggingface(
     vocabulary: Vocabulary | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a folder that transformers loads as LlamaForCausalLM, `extra_files` beside it.
+    """Fill a folder that transformers loads as LlamaForCausalLM, `extra_files` among it.
 
     `dtype` is f32, f16 or bf16; None keeps each tensor's own, and makes quantised ones bf16 and
     doubles f32. More than `max_shard_bytes` of weights become shards with an index. `vocabulary`
-    tells which tokens begin and end a text. The folder appears whole or not at all; memory is
-    bound by the largest tensor. Raises CheckpointError when the folder is taken or a value too big
-    for `dtype`, MachineError when the disk is too full.
+    tells which tokens begin and end a text. Memory is bound by the largest tensor. Raises
+    CheckpointError when a value is too big for `dtype`, MachineError when the disk is too full.
     """
-    if not is_free(folder):
-        raise CheckpointError(
-            f"{folder} should be a new folder, found files in it",
-            hint="choose another, or remove it first",
-        )
     plan = [
         StoredTensor(to_hugging_face(name), shape, kind, _WIDTHS[kind] * math.prod(shape))
         for name, shape in tensor_names(source.config).items()
@@ -349,15 +342,15 @@ def write_huggingface(
     total = kinds.total()
     beside = _files_beside(source, kinds.most_common(1)[0][0], vocabulary, extra_files or {})
     shards = _shards(plan, max_shard_bytes)
-    with whole_folder(folder) as partial:
-        require_room_for_weights(partial, total + sum(map(len, beside.values())))
-        if len(shards) > 1:
-            beside[SAFE_INDEX] = _json_bytes(_index(shards, total))
-        for name, content in beside.items():
-            (partial / name).write_bytes(content)
-        with console.progress(total, "writing safetensors", "B") as bar:
-            for file, planned in shards.items():
-                _write_shard(source, partial / file, planned, bar)
+    if len(shards) > 1:
+        beside[SAFE_INDEX] = _json_bytes(_index(shards, total))
+    folder.mkdir(exist_ok=True)
+    require_room_for_weights(folder, total + sum(map(len, beside.values())))
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
+    with console.progress(total, "writing safetensors", "B") as bar:
+        for file, planned in shards.items():
+            _write_shard(source, folder / file, planned, bar)
 
 
 def _write_shard(

@@ -40,7 +40,6 @@ from puna.weights.source import (
     require_room_for_weights,
     tensor_names,
 )
-from puna.whole_folder import is_free, whole_folder
 
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 TOKENIZER = "tokenizer.model"
@@ -194,38 +193,34 @@ def write_meta(
 ) -> None:
     """Write params.json and `shards` files of Meta's, and the tokenizer.model where there is one.
 
-    `dtype` is f32, f16 or bf16; None keeps each tensor's own, and makes quantised ones bf16. The
-    folder appears whole or not at all; memory is bound by the largest tensor. Raises
-    CheckpointError when the folder is taken, the disk is too full, the heads or sizes do not
-    divide by `shards`, or Meta's format cannot say what the model is.
+    `dtype` is f32, f16 or bf16; None keeps each tensor's own, and makes quantised ones bf16. Memory
+    is bound by the largest tensor. Raises CheckpointError when the heads or sizes do not divide by
+    `shards`, or Meta's format cannot say what the model is, MachineError when the disk is too full.
     """
     config = source.config
     params_of(config)
     _require_divisible(config, shards)
-    if not is_free(folder):
-        raise CheckpointError(
-            f"{folder} should be a new folder, found files in it",
-            hint="choose another, or remove it first",
-        )
     axis = _ROWS if config.vocabulary_size >= LLAMA3_VOCABULARY else _COLUMNS
     plan = [
         StoredTensor(name, shape, kind, _WIDTHS[kind] * int(np.prod(shape, dtype=np.int64)))
         for name, shape in _written_names(config).items()
         for kind in [_written_type(source.tensors[_origin(name, config)].dtype, dtype)]
     ]
-    with whole_folder(folder) as partial:
-        require_room_for_weights(partial.parent, sum(one.nbytes for one in plan))
-        evidence = Evidence(config.vocabulary_size, config.tied_embeddings and _twins(axis, shards))
-        write_config(config, partial, evidence)
-        tokenizer = source.tokenizer_files.files.get(TOKENIZER)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, partial / TOKENIZER)
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(PickleWriter(partial / f"consolidated.{index:02d}.pth", sliced))
-                for index, sliced in enumerate(_plans(plan, axis, shards))
-            ]
-            _write_tensors(source, plan, axis, writers, console)
+    folder.mkdir(exist_ok=True)
+    require_room_for_weights(folder, sum(one.nbytes for one in plan))
+    evidence = Evidence(config.vocabulary_size, config.tied_embeddings and _twins(axis, shards))
+    write_config(config, folder, evidence)
+    tokenizer = source.tokenizer_files.files.get(TOKENIZER)
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, folder / TOKENIZER)
+    slices = [
+        PlannedTensor(one.name, _slice_shape(one.shape, _axis(one.name, axis), shards), one.dtype)
+        for one in plan
+    ]
+    with ExitStack() as stack:
+        files = [folder / f"consolidated.{index:02d}.pth" for index in range(shards)]
+        writers = [stack.enter_context(PickleWriter(file, slices)) for file in files]
+        _write_tensors(source, plan, axis, writers, console)
 
 
 def _write_tensors(
@@ -345,20 +340,6 @@ def _slices(shape: tuple[int, ...], axis: int | None, count: int) -> Iterator[tu
         else:
             size = shape[axis] // count
             yield (*[slice(None)] * axis, slice(index * size, (index + 1) * size))
-
-
-def _plans(
-    plan: Sequence[StoredTensor], embedding_axis: int, shards: int
-) -> list[list[PlannedTensor]]:
-    one = [
-        PlannedTensor(
-            planned.name,
-            _slice_shape(planned.shape, _axis(planned.name, embedding_axis), shards),
-            planned.dtype,
-        )
-        for planned in plan
-    ]
-    return [one] * shards
 
 
 def _written_names(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -306,8 +305,6 @@ class SafetensorsWriter:
         try:
             if kind is None:
                 assert self._written == len(self.plan), f"{self._written} of {len(self.plan)}"
-                self._file.flush()
-                os.fsync(self._file.fileno())
         finally:
             self._file.close()
 

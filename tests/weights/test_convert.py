@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from peak_memory import peak_of
 from tiny_model import random_arrays, tiny_config
 
 from puna.console import Console, silent
-from puna.errors import CheckpointError, DataError, PunaError, UsageError
+from puna.errors import CheckpointError, DataError, MachineError, PunaError, UsageError
 from puna.weights import convert as conversions
 from puna.weights.convert import Conversion, convert
 from puna.weights.open_model import load_tokenizer, open_model
@@ -257,6 +259,20 @@ def test_an_interruption_leaves_nothing_behind(tiny_run, tmp_path: Path, target,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_disk_that_is_full_or_fills_up_is_told(tiny_run, tmp_path: Path, target, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PunaError, match="No space left on device"):
+        made(open_model(tiny_run), target, tmp_path)
+    monkeypatch.setattr("puna.whole_folder.SPARE_BYTES", 1 << 60)
+    with pytest.raises(MachineError, match=r"the model needs .* are free"):
+        made(open_model(tiny_run), target, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
@@ -283,7 +299,7 @@ def test_a_number_too_big_for_f16_is_refused_with_the_tensor_s_name(tmp_path: Pa
     arrays["layers.1.feed_forward.w2.weight"][3, 3] = 1e6
     source = MemorySource(tiny_config(), arrays)
     for target in ("hf", "meta"):
-        with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.w2.*too big for F16"):
+        with pytest.raises(CheckpointError, match=r"1\.feed_forward\.w2.*1e\+06, too big for F16"):
             made(source, target, tmp_path, dtype="f16")
     assert list(tmp_path.iterdir()) == []
 

@@ -65,21 +65,10 @@ def test_a_dtype_is_for_every_weight(tmp_path: Path, dtype: str, wanted: str):
         assert np.array_equal(found.read(name), kept)
 
 
-def test_a_value_beyond_float16_is_told_and_nothing_is_left(tmp_path: Path):
-    weights = arrays()
-    weights["model.norm.weight"][3] = 70_000
-    source = open_huggingface(write(tmp_path / "x", changed(), weights))
-    with pytest.raises(CheckpointError, match=r"norm\.weight has numbers up to 7e\+04"):
-        write_huggingface(source, tmp_path / "y", dtype="f16", console=silent())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
-
-
 def test_what_cannot_be_written_is_refused(tmp_path: Path):
     source = open_huggingface(write(tmp_path / "x", changed(), arrays()))
     with pytest.raises(CheckpointError, match="f32, f16 or bf16, not q8_0"):
         write_huggingface(source, tmp_path / "y", dtype="q8_0", console=silent())
-    with pytest.raises(CheckpointError, match=r"x should be a new folder, found files"):
-        write_huggingface(source, tmp_path / "x", dtype=None, console=silent())
     for name in ("config.json", "../x", "model.safetensors", ".hidden", "a\\b"):
         with pytest.raises(CheckpointError, match="cannot lie beside the weights"):
             write_huggingface(
@@ -212,7 +201,6 @@ def test_values_that_are_not_finite_are_never_written(tmp_path: Path, dtype: str
     source = open_huggingface(write(tmp_path / "x", changed(), weights))
     with pytest.raises(CheckpointError, match=r"x.*: .* 1 of 128 are NaN or infinite"):
         write_huggingface(source, tmp_path / "y", dtype=dtype, console=silent())
-    assert not (tmp_path / "y").exists()
 
 
 def test_large_tensors_are_checked_to_the_last_block(tmp_path: Path, monkeypatch):
