@@ -7,9 +7,8 @@ and storages there are, `data/0`, `data/1`, ... are the storages, each on a mult
 from __future__ import annotations
 
 import math
-import os
 import struct
-import zlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from puna.weights import pickle_zip as zips
 from puna.weights.pickle_machine import DTYPES, ORDERED_DICT, REBUILD_TENSOR
+from puna.weights.pickle_zip import LOCAL
 
 ALIGNMENT = 64
-ZIP64_FROM = 0xFFFFFFFF  # sizes and offsets from here on are written in 64 bits
-_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
-_NEEDS_PLAIN, _NEEDS_ZIP64 = 20, 45  # the version of the zip format that a reader must know
-_DAY = 0x21  # 1 January 1980: the same weights make the same bytes
+WIDE_BYTES = 1 << 30  # larger members have their sizes in 64 bits; 4 GiB would need them
 _PADDING_FIELD = 0x4246  # "FB", as torch has it
+_WIDE_FIELD_BYTES = 20  # sizes in 64 bits, behind our own field
 _STORAGES = {dtype: f"torch.{name}" for name, dtype in DTYPES.items()}
 
 
@@ -37,11 +34,6 @@ class PlannedTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-
-    @property
-    def count(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
 
 
 class PickleWriter:
@@ -54,8 +46,8 @@ class PickleWriter:
         self._root = path.stem
         self._plan = list(plan)
         self._written = 0
-        self._directory: list[bytes] = []
         self._file = path.open("wb")
+        self._zip = zipfile.ZipFile(self._file, "w")
         self._member("data.pkl", program(self._plan))
         self._member("byteorder", b"little")
 
@@ -63,11 +55,10 @@ class PickleWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
+        with self._file, self._zip:
             if kind is None:
-                self._finish()
-        finally:
-            self._file.close()
+                assert self._written == len(self._plan), f"{self._written} of {len(self._plan)}"
+                self._member("version", b"3\n")
 
     def add(self, values: npt.NDArray[Any]) -> None:
         """Write the next tensor of the plan: its numbers as they lie, BF16 as uint16."""
@@ -78,49 +69,15 @@ class PickleWriter:
         self._member(f"data/{self._written}", flat.data)
         self._written += 1
 
-    def _finish(self) -> None:
-        assert self._written == len(self._plan), f"{self._written} of {len(self._plan)} written"
-        self._member("version", b"3\n")
-        offset = self._file.tell()
-        self._file.write(b"".join(self._directory))
-        self._end(offset, self._file.tell() - offset, len(self._directory))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
     def _member(self, name: str, content: bytes | memoryview) -> None:
-        offset, full_name = self._file.tell(), f"{self._root}/{name}".encode()
-        size, crc = len(content), zlib.crc32(content)
-        wide = struct.pack("<2H2Q", 1, 16, size, size) if size >= ZIP64_FROM else b""
-        before = offset + zips.LOCAL.size + len(full_name) + len(wide) + 4
-        padding = -before % ALIGNMENT
-        extra = wide + struct.pack("<2H", _PADDING_FIELD, padding) + bytes(padding)
-        needs, small = (_NEEDS_ZIP64, _FULL32) if wide else (_NEEDS_PLAIN, size)
-        common = (needs, 0, 0, 0, _DAY, crc, small, small, len(full_name))
-        self._file.write(zips.LOCAL.pack(zips.LOCAL_MARK, *common, len(extra)))
-        self._file.write(full_name + extra)
-        self._file.write(content)
-        self._directory.append(_directory_entry(full_name, offset, size, crc))
-
-    def _end(self, offset: int, size: int, entries: int) -> None:
-        if max(offset, size) >= ZIP64_FROM or entries >= _FULL16:
-            at = self._file.tell()
-            version = (_NEEDS_ZIP64, _NEEDS_ZIP64, 0, 0)
-            rest = zips.END64.size - 12
-            wide = (zips.END64_MARK, rest, *version, entries, entries, size, offset)
-            self._file.write(zips.END64.pack(*wide))
-            self._file.write(zips.LOCATOR64.pack(zips.LOCATOR64_MARK, 0, at, 1))
-        count, size, offset = min(entries, _FULL16), min(size, _FULL32), min(offset, _FULL32)
-        self._file.write(zips.END.pack(zips.END_MARK, 0, 0, count, count, size, offset, 0))
-
-
-def _directory_entry(name: bytes, offset: int, size: int, crc: int) -> bytes:
-    wide = b"".join(struct.pack("<Q", n) for n in (size, size, offset) if n >= ZIP64_FROM)
-    extra = struct.pack("<2H", 1, len(wide)) + wide if wide else b""
-    needs = _NEEDS_ZIP64 if wide else _NEEDS_PLAIN
-    small, start = (_FULL32 if n >= ZIP64_FROM else n for n in (size, offset))
-    sizes = (crc, small, small, len(name), len(extra), 0)
-    fields = (needs, needs, 0, 0, 0, _DAY, *sizes, 0, 0, 0, start)
-    return zips.CENTRAL.pack(zips.CENTRAL_MARK, *fields) + name + extra
+        """Store a member, whose extra field pads it to a multiple of 64 bytes."""
+        entry = zipfile.ZipInfo(f"{self._root}/{name}")  # of 1980: the same weights, the same bytes
+        is_wide = len(content) > WIDE_BYTES
+        header_bytes = LOCAL.size + len(entry.filename.encode()) + 4 + _WIDE_FIELD_BYTES * is_wide
+        padding = -(self._file.tell() + header_bytes) % ALIGNMENT
+        entry.extra = struct.pack("<2H", _PADDING_FIELD, padding) + bytes(padding)
+        with self._zip.open(entry, "w", force_zip64=is_wide) as member:
+            member.write(content)
 
 
 def program(plan: Sequence[PlannedTensor]) -> bytes:
@@ -135,7 +92,7 @@ def _tensor(planned: PlannedTensor, key: str) -> bytes:
     """REBUILD_TENSOR(storage, 0, shape, strides, False, OrderedDict())."""
     strides = [math.prod(planned.shape[axis + 1 :]) for axis in range(len(planned.shape))]
     storage = [_text("storage"), _name(_STORAGES[planned.dtype]), _text(key), _text("cpu")]
-    identity = _tuple([*storage, _number(planned.count)]) + b"Q"
+    identity = _tuple([*storage, _number(math.prod(planned.shape))]) + b"Q"
     shape = _tuple([_number(size) for size in planned.shape])
     steps = _tuple([_number(stride) for stride in strides])
     arguments = [identity, _number(0), shape, steps, b"\x89", _ordered_dict()]

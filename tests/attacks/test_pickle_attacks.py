@@ -86,7 +86,7 @@ def small_file(folder: Path) -> bytes:
     ]
     with PickleWriter(path, plan) as writer:
         for planned, kind in zip(plan, ("<f4", "<f2", "<u2"), strict=True):
-            writer.add(np.arange(planned.count).astype(kind).reshape(planned.shape))
+            writer.add(np.arange(np.prod(planned.shape)).astype(kind).reshape(planned.shape))
     return path.read_bytes()
 
 
