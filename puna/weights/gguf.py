@@ -26,7 +26,7 @@ from puna.weights.gguf_file import GgufFile, read_gguf
 from puna.weights.gguf_mixture import mixture
 from puna.weights.gguf_types import TYPES
 from puna.weights.gguf_writer import PlannedTensor, split_path, write_files
-from puna.weights.names import to_gguf
+from puna.weights.names import from_gguf, to_gguf
 from puna.weights.source import (
     Bytes,
     FloatArray,
@@ -34,15 +34,17 @@ from puna.weights.source import (
     ModelSource,
     StoredTensor,
     TokenizerFiles,
+    checked_tensors,
     require_finite,
-    tensor_names,
 )
+from puna.weights.untrusted import shown
 
 _SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _TOLD_ON = {
     f"general.{key}"
     for key in ("name", "author", "organization", "basename", "finetune", "version", "size_label")
 } | {f"general.{key}" for key in ("license", "license.name", "license.link", "languages", "tags")}
+_WEIGHT_TYPES = [name for name in TYPES if not re.fullmatch(r"I\d+", name)]
 _PART_BYTES = 16 << 20  # read or quantised at once
 
 
@@ -60,7 +62,9 @@ class GgufSource:
         shapes = {name: part.tensors[name].shape for name, part in self._part_of.items()}
         told = llama.described(path, metadata, shapes, self._rope_factors())
         self.config = told.config
-        self.tensors = self._checked_tensors()
+        self.tensors = checked_tensors(
+            self.config, self._stored(), path, dtypes=_WEIGHT_TYPES, theirs=to_gguf
+        )
         has_tokenizer = llama.TOKENS_KEY in metadata
         if has_tokenizer:
             llama.check_tokenizer(path, metadata, self.config.vocabulary_size)
@@ -102,37 +106,18 @@ class GgufSource:
             )
         return dequantize(part.raw(tensor.name), "F32")
 
-    def _checked_tensors(self) -> dict[str, StoredTensor]:
-        """What a LLaMA of this shape has, each in the file, of its shape, and nothing else."""
-        if self.config.layers > len(self._part_of):
-            raise CheckpointError(
-                f"{self.path}: llama.block_count is {self.config.layers:,}, "
-                f"but there are only {len(self._part_of)} tensors"
-            )
+    def _stored(self) -> dict[str, StoredTensor]:
+        """The tensors by Meta's names; another model's keep their own and are refused by them."""
         stored = {}
-        for name, shape in tensor_names(self.config).items():
-            part = self._part_of.get(to_gguf(name))
-            tensor = part.tensors[to_gguf(name)] if part else None
-            if tensor is None or tensor.shape != shape:
+        for theirs, part in self._part_of.items():
+            name, one = from_gguf(theirs), part.tensors[theirs]
+            if name is not None:
+                stored[name] = StoredTensor(name, one.shape, one.dtype, one.nbytes)
+            elif theirs != llama.ROPE_TENSOR:
                 raise CheckpointError(
-                    f"{part.path if part else self.path}: {to_gguf(name)} should have shape "
-                    f"{list(shape)}, found {list(tensor.shape) if tensor else 'no such tensor'}"
+                    f"{part.path} holds {shown(theirs)}, which a LLaMA of Puna's lacks",
+                    hint="Puna's LLaMA has no biases, no experts and no adapters",
                 )
-            if tensor.dtype.startswith("I") and not tensor.dtype.startswith("IQ"):
-                raise CheckpointError(
-                    f"{self.path}: {tensor.name} should hold weights, found whole numbers "
-                    f"({tensor.dtype})"
-                )
-            stored[name] = StoredTensor(name, shape, tensor.dtype, tensor.nbytes)
-        known = {*map(to_gguf, stored), llama.ROPE_TENSOR}
-        unknown = sorted(set(self._part_of) - known)
-        if unknown:
-            raise CheckpointError(
-                f"{self.path} holds {unknown[0]!r}"
-                + (f" and {len(unknown) - 1} more tensors" if len(unknown) > 1 else "")
-                + ", which a LLaMA of Puna's lacks",
-                hint="Puna's LLaMA has no biases, no experts and no adapters",
-            )
         return stored
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 from puna.errors import CheckpointError
 from puna.weights.gguf_types import TYPE_OF_ID
 from puna.weights.source import Bytes
+from puna.weights.untrusted import opened
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -100,17 +100,10 @@ def read_gguf(path: Path) -> GgufFile:
 
     Raises CheckpointError, with the offset of what is wrong, when it is not a sound GGUF file.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            raise CheckpointError(f"{path} should be a GGUF file, found no regular file")
-        with path.open("rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no GGUF file {path}") from None
-    except ValueError:
-        raise CheckpointError(f"{path} should be a GGUF file, found an empty one") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    with opened(path, "be a GGUF file") as file:
+        if not file.seek(0, 2):
+            raise CheckpointError(f"{path} should be a GGUF file, found an empty one")
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with buffer:
         reader = _Reader(path, buffer)
         version, tensor_count, key_count = reader.header()

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from puna.errors import CheckpointError, ConfigError
+from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig, RopeScaling
 from puna.model.twin import numpy_shape
 from puna.native.numpy_llama import rotary_frequencies
 from puna.weights.source import FloatArray
+from puna.weights.untrusted import shape_of
 
 ROPE_TENSOR = "rope_freqs.weight"
 TOKENS_KEY = "tokenizer.ggml.tokens"
@@ -144,7 +145,7 @@ def described(
         context_length = keys.count("attention.sliding_window")
         notes += (f"the context is cut to the sliding window of {context_length} tokens",)
     dim, heads = keys.count("embedding_length"), keys.count("attention.head_count")
-    try:
+    with shape_of(path):
         config = ModelConfig(
             dim=dim,
             layers=keys.count("block_count"),
@@ -158,8 +159,6 @@ def described(
             tied_embeddings="output.weight" not in shapes,
         )
         scaling = _linear_scaling(keys)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
     _check_head_size(keys, config.head_dim)
     if rope.size:
         if scaling is not None:

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 from puna.tokens.vocabulary import Vocabulary
 from puna.weights.huggingface_config import config_json, read_config, special_ids
-from puna.weights.json_object import read_json_object
 from puna.weights.names import (
     from_hugging_face,
     to_half_split,
@@ -30,15 +29,17 @@ from puna.weights.names import (
     to_interleaved,
     turned_heads,
 )
-from puna.weights.pickle_file import open_pickle
-from puna.weights.pickle_zip import shown
+from puna.weights.pickle_file import PickledTensor, open_pickle
 from puna.weights.safetensors_file import (
     NUMPY_TYPES,
-    WRITTEN,
+    SafeTensor,
     SafetensorsWriter,
     open_safetensors,
 )
 from puna.weights.source import (
+    EMBEDDING,
+    FLOATS,
+    OUTPUT,
     Bytes,
     FloatArray,
     Format,
@@ -46,16 +47,19 @@ from puna.weights.source import (
     StoredTensor,
     TokenizerFiles,
     bf16_to_float32,
+    checked_tensors,
     narrowed,
+    planned_tensor,
     require_finite,
     require_room_for_weights,
     tensor_names,
+    written_type,
 )
+from puna.weights.untrusted import listed, opened, read_json_object, shown
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 BLOCK_VALUES = 1 << 22
 SHARD_BYTES = 5_000_000_000  # where transformers 4 began a new file
 
@@ -72,29 +76,8 @@ _BESIDE_TOKENIZERS = (
 _COMPUTED = re.compile(
     r"model\.(layers\.[0-9]+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)"
 )
-_FLOATS = (*WRITTEN, "F64")
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
-
-class Tensor(Protocol):
-    """What safetensors and torch's files both give of a tensor."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def nbytes(self) -> int: ...
-
-    def array(self) -> npt.NDArray[Any]:
-        """Its values as stored, BF16 as uint16."""
-        ...
-
-    def read(self) -> FloatArray:
-        """Its values in float32, all finite."""
-        ...
+Tensor = SafeTensor | PickledTensor
 
 
 class HuggingFaceModel:
@@ -110,9 +93,13 @@ class HuggingFaceModel:
         self._stored, computed = _by_our_names(path, stored)
         # A second copy of tied weights, which must be the same as the first.
         self._twin = self._stored.pop(OUTPUT, None) if config.tied_embeddings else None
-        self.tensors = _checked_tensors(path, config, self._stored)
+        found = {
+            name: StoredTensor(name, one.shape, one.dtype, one.nbytes)
+            for name, one in self._stored.items()
+        }
+        self.tensors = checked_tensors(config, found, path, theirs=to_hugging_face)
         self.tokenizer_files = TokenizerFiles(path, _tokenizer(path))
-        told = f"ignored, being computed and not learned: {_listed(computed)}"
+        told = f"ignored, being computed and not learned: {listed(computed)}"
         self.notes = (*notes, *([told] if computed else []))
 
     def read(self, name: str) -> FloatArray:
@@ -177,21 +164,15 @@ def _find_weights(folder: Path, given: Path) -> tuple[Path, tuple[str, ...]]:
         return given, ()
     names = sorted(one.name for one in folder.iterdir() if one.suffix in (".safetensors", ".bin"))
     raise CheckpointError(
-        f"{folder} should hold {SAFE} or {SAFE_INDEX}, found {_listed(names) or 'no weights'}",
+        f"{folder} should hold {SAFE} or {SAFE_INDEX}, found {listed(names) or 'no weights'}",
         hint=f"bring {SAFE_INDEX} too, which tells what lies in which of them" if names else None,
     )
 
 
 def _open_tensors(path: Path) -> Mapping[str, Tensor]:
     """The tensors of one file, be it a zip file of torch's or safetensors."""
-    if not path.is_file():
-        found = "no regular file" if path.exists() else "nothing there"
-        raise CheckpointError(f"{path} should hold weights, found {found}")
-    try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\3\4"
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    with opened(path, "hold weights") as file:
+        is_zip = file.read(4) == b"PK\3\4"
     is_pickle = is_zip or path.suffix in (".bin", ".pt", ".pth")
     return open_pickle(path) if is_pickle else open_safetensors(path)
 
@@ -235,7 +216,7 @@ def _require_names(index: Path, file: str, wanted: set[str], found: set[str]) ->
     ):
         if names:
             raise CheckpointError(
-                f"{index}: {_listed(sorted(names))} {fault}",
+                f"{index}: {listed(sorted(names))} {fault}",
                 hint="index and shards must come from the same download",
             )
 
@@ -254,49 +235,10 @@ def _by_our_names(path: Path, stored: Mapping[str, Tensor]) -> tuple[dict[str, T
             unknown.append(name)
     if unknown:
         raise CheckpointError(
-            f"{path} holds weights that a LLaMA lacks: {_listed(unknown)}",
+            f"{path} holds weights that a LLaMA lacks: {listed(unknown)}",
             hint="biases, adapters and models without an output cannot be read",
         )
     return found, computed
-
-
-def _checked_tensors(
-    path: Path, config: ModelConfig, stored: Mapping[str, Tensor]
-) -> dict[str, StoredTensor]:
-    """What is stored of each of a LLaMA's weights, in Meta's order."""
-    if config.layers > len(stored):  # before a list of so many is made
-        raise CheckpointError(
-            f"{path}: {CONFIG} tells of {config.layers} layers, the weights are {len(stored)} "
-            "tensors in all"
-        )
-    wanted = tensor_names(config)
-    for name in [*wanted, *(name for name in stored if name not in wanted)]:
-        shape = stored[name].shape if name in stored else None
-        if shape != wanted.get(name):
-            raise _misshapen(path, name, wanted.get(name), shape)
-    for tensor in stored.values():
-        if tensor.dtype not in _FLOATS:
-            wanted_types = ", ".join(_FLOATS)
-            raise CheckpointError(
-                f"{path}: {tensor.name} should be one of {wanted_types}, found {tensor.dtype}",
-                hint="quantised weights of Hugging Face's cannot be read; GGUF's can",
-            )
-    return {
-        name: StoredTensor(name, shape, stored[name].dtype, stored[name].nbytes)
-        for name, shape in wanted.items()
-    }
-
-
-def _misshapen(
-    path: Path, name: str, wanted: tuple[int, ...] | None, found: tuple[int, ...] | None
-) -> CheckpointError:
-    told, hint = to_hugging_face(name), f"{CONFIG} must be the one that came with the weights"
-    if found is None and name == OUTPUT:
-        hint = "if the model shares its embedding, tie_word_embeddings should be true"
-    shapes = ["nothing" if one is None else f"the shape {list(one)}" for one in (wanted, found)]
-    return CheckpointError(
-        f"{path}: {told} should have {shapes[0]} by {CONFIG}, found {shapes[1]}", hint=hint
-    )
 
 
 def _tokenizer(folder: Path) -> dict[str, Path]:
@@ -305,11 +247,6 @@ def _tokenizer(folder: Path) -> dict[str, Path]:
         return {}
     names = (*_TOKENIZERS, *_BESIDE_TOKENIZERS)
     return {name: folder / name for name in names if (folder / name).is_file()}
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(shown(name) for name in names[:4]) + rest
 
 
 def write_huggingface(
@@ -330,11 +267,12 @@ def write_huggingface(
     CheckpointError when a value is too big for `dtype`, MachineError when the disk is too full.
     """
     plan = [
-        StoredTensor(to_hugging_face(name), shape, kind, _WIDTHS[kind] * math.prod(shape))
+        planned_tensor(
+            to_hugging_face(name), shape, written_type(source.tensors[name].dtype, dtype)
+        )
         for name, shape in tensor_names(source.config).items()
-        for kind in [_written_type(source.tensors[name].dtype, dtype)]
     ]
-    if dtype is None and any(one.dtype not in _FLOATS for one in source.tensors.values()):
+    if dtype is None and any(one.dtype not in FLOATS for one in source.tensors.values()):
         console.say("quantised weights are written as bf16")
     kinds = Counter[str]()
     for one in plan:
@@ -379,17 +317,6 @@ def _values(source: ModelSource, name: str, dtype: str) -> npt.NDArray[Any]:
         block = values[start : start + rows]
         require_finite(bf16_to_float32(block) if dtype == "BF16" else block, where)
     return values
-
-
-def _written_type(stored: str, dtype: str | None) -> str:
-    if dtype is None:
-        return stored if stored in WRITTEN else {"F64": "F32"}.get(stored, "BF16")
-    if dtype.upper() not in WRITTEN:
-        raise CheckpointError(
-            f"Hugging Face's format is written in f32, f16 or bf16, not {dtype}",
-            hint="quantised: --to gguf",
-        )
-    return dtype.upper()
 
 
 def _shards(plan: Sequence[StoredTensor], max_bytes: int) -> dict[str, list[StoredTensor]]:

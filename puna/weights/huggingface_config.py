@@ -7,21 +7,15 @@ it means to transformers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from puna.errors import CheckpointError, ConfigError
 from puna.model.sizes import ModelConfig, RopeScaling
 from puna.tokens.vocabulary import Vocabulary
-from puna.weights.json_object import read_json_object
-from puna.weights.pickle_zip import shown
+from puna.weights.untrusted import Table, read_json_object, shape_of, shown
 
 LONGEST_CONTEXT = 1 << 24  # float32 counts positions exactly up to here
-BIGGEST = 2**31 - 1
-NUMBER_LIMIT = 1e30  # float32 still holds its like
 TORCH_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 _CLASSES = {
@@ -93,13 +87,13 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     Raises CheckpointError that names the file and the key where a value cannot be, or asks for
     what a LLaMA of Puna's does not do.
     """
-    table = _Table(read_json_object(path, wanted="tell the model's shape"), path)
+    table = Table(read_json_object(path, wanted="tell the model's shape"), path)
     defaults = _DEFAULTS[_model_type(table)]
     for name, accepted in _ONLY.items():
-        table.require(name, accepted)
+        table.require(name, accepted, _WHY.get(name, _NOT_OURS))
     length = table.whole("max_position_embeddings", defaults["max_position_embeddings"])
     theta, scaling = _rope(table, length)
-    try:
+    with shape_of(path):
         config = ModelConfig(
             dim=table.whole("hidden_size"),
             layers=table.whole("num_hidden_layers"),
@@ -113,8 +107,6 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
             rope_scaling=scaling,
             tied_embeddings=table.flag("tie_word_embeddings"),
         )
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
     if table.optional_whole("head_dim", None) not in (None, config.head_dim):
         wanted = f"hidden_size / num_attention_heads = {config.head_dim}"
         raise table.wrong("head_dim", wanted, "Puna has no heads of another width")
@@ -128,69 +120,7 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     return replace(config, context_length=length), notes
 
 
-class _Table:
-    """Values of a JSON object by their names; each getter checks what it gives."""
-
-    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
-        self.values = values
-        self.path = path
-        self.prefix = prefix
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number from 1; `default` where the key is missing, and none where that is."""
-        value = self.values.get(name, default)
-        if value is None and name not in self.values:
-            raise self.wrong(name, "a whole number from 1", hint="the file is cut, or another's")
-        if type(value) is not int or not 1 <= value <= BIGGEST:
-            raise self.wrong(name, "a whole number from 1")
-        return value
-
-    def optional_whole(self, name: str, default: int | None) -> int | None:
-        """A whole number from 1, or None for null; `default` where the key is missing."""
-        value = self.values.get(name, default)
-        return None if value is None else self.whole(name, default)
-
-    def number(self, name: str, default: float | None = None) -> float:
-        """A number above 0; `default` where the key is missing or null."""
-        value = self.values.get(name)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(name, "a number above 0")
-        if not 0 < value < NUMBER_LIMIT:
-            raise self.wrong(name, "a number above 0")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        """true or false; false where the key is missing or null."""
-        value = self.values.get(name)
-        if value is not None and type(value) is not bool:
-            raise self.wrong(name, "true or false")
-        return bool(value)
-
-    def require(self, name: str, accepted: tuple[Any, ...]) -> None:
-        """Refuse a value that would change what the model computes."""
-        value = self.values.get(name)
-        if any(value == one and type(value) in (type(one), float) for one in accepted):
-            return
-        wanted = " or ".join(json.dumps(one) for one in accepted if one is not None)
-        raise self.wrong(name, wanted or "absent", _WHY.get(name, _NOT_OURS))
-
-    def wrong(self, name: str, wanted: str, hint: str | None = None) -> CheckpointError:
-        """The error for a value that is not as `wanted`."""
-        found = _told(self.values[name]) if name in self.values else "nothing"
-        where = f"{self.path}: {self.prefix}{name}"
-        return CheckpointError(f"{where} should be {wanted}, found {found}", hint=hint)
-
-
-def _told(value: Any) -> str:
-    """A value for a message: plain ones as they are, cut; others by what they are."""
-    if type(value) is list and all(type(one) is str for one in value):
-        return ascii(value)[:80]
-    return type(value).__name__ if isinstance(value, dict | list) else ascii(value)[:80]
-
-
-def _model_type(table: _Table) -> str:
+def _model_type(table: Table) -> str:
     """llama or mistral, by the class that the weights are for, or else by model_type."""
     classes, model_type = table.values.get("architectures"), table.values.get("model_type")
     if classes is None or classes == []:
@@ -205,7 +135,7 @@ def _model_type(table: _Table) -> str:
     return _CLASSES[name]
 
 
-def _require_known_layers(table: _Table) -> None:
+def _require_known_layers(table: Table) -> None:
     """Refuse layers other than full attention, or such that see a window."""
     found = table.values.get("layer_types") or []
     if type(found) is not list or not all(
@@ -233,7 +163,7 @@ def _context(config: ModelConfig, window: int | None) -> tuple[int, tuple[str, .
     return length, notes
 
 
-def _rope(table: _Table, length: int) -> tuple[float, RopeScaling | None]:
+def _rope(table: Table, length: int) -> tuple[float, RopeScaling | None]:
     """theta and the scaling of positions, as transformers 4 (rope_scaling) or 5 says them."""
     if length > LONGEST_CONTEXT:
         raise table.wrong("max_position_embeddings", f"at most {LONGEST_CONTEXT}")
@@ -244,10 +174,10 @@ def _rope(table: _Table, length: int) -> tuple[float, RopeScaling | None]:
             raise table.wrong(name, "an object of plain values", _NOT_OURS)
     if len(told) == 2 and table.values[told[0]] != table.values[told[1]]:
         raise table.wrong("rope_scaling", "what rope_parameters says, or absent")
-    rope = _Table(table.values[told[0]] if told else {}, table.path, f"{told[0]}." if told else "")
+    rope = Table(table.values[told[0]] if told else {}, table.path, f"{told[0]}." if told else "")
     theta = _agreed(table, rope, "rope_theta", 10000.0)
     kind = _rope_kind(rope)
-    rope.require("partial_rotary_factor", (None, 1))
+    rope.require("partial_rotary_factor", (None, 1), _NOT_OURS)
     for name, value in rope.values.items():
         if name not in _ROPE_KEYS[kind] | _ALWAYS_ROPE_KEYS and value is not None:
             raise rope.wrong(name, f"absent with {kind} positions", _NOT_OURS)
@@ -268,7 +198,7 @@ def _rope(table: _Table, length: int) -> tuple[float, RopeScaling | None]:
     return theta, RopeScaling("dynamic", rope.number("factor"), original_context_length=length)
 
 
-def _rope_kind(rope: _Table) -> str:
+def _rope_kind(rope: Table) -> str:
     """The name of the scaling, whichever of its two keys says it."""
     keys = [key for key in ("rope_type", "type") if rope.values.get(key) is not None]
     if not keys:
@@ -281,7 +211,7 @@ def _rope_kind(rope: _Table) -> str:
     return names[0]
 
 
-def _agreed(table: _Table, rope: _Table, name: str, default: float) -> float:
+def _agreed(table: Table, rope: Table, name: str, default: float) -> float:
     """A number that may stand in the config, in its rope object, or alike in both."""
     outer, inner = table.number(name, default), rope.number(name, default)
     is_said_twice = table.values.get(name) is not None and rope.values.get(name) is not None

@@ -8,14 +8,13 @@ each for all layers; two tables of rotary angles before the output are computed,
 from __future__ import annotations
 
 import math
-import stat
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from puna.errors import CheckpointError, ConfigError
+from puna.errors import CheckpointError
 from puna.model.sizes import ModelConfig
 from puna.weights.source import (
     Bytes,
@@ -26,9 +25,18 @@ from puna.weights.source import (
     require_finite,
     tensor_names,
 )
+from puna.weights.untrusted import opened, shape_of, unreadable
 
 HEADER = struct.Struct("<7i")
-_FIELDS = ("dim", "hidden_dim", "layers", "heads", "kv_heads", "vocabulary", "context")
+_FIELDS = (
+    "dim",
+    "hidden_dim",
+    "layers",
+    "heads",
+    "kv_heads",
+    "vocabulary_size",
+    "context_length",
+)
 _NEWER_MAGIC = 0x616B3432  # "ak42": versions 1 and 2
 _KINDS = (  # in the file's order, each for all layers
     "attention_norm",
@@ -70,7 +78,7 @@ class Llama2cModel:
         try:
             found = np.fromfile(self.path, np.uint8, stored.nbytes, offset=offset)
         except OSError as error:
-            raise _unreadable(self.path, error) from None
+            raise unreadable(self.path, error) from None
         if len(found) != stored.nbytes:
             raise CheckpointError(
                 f"{self.path}: {stored.name} should have {stored.nbytes} bytes from byte {offset}, "
@@ -85,19 +93,14 @@ def open_llama2c(path: Path) -> Llama2cModel:
 
     Raises CheckpointError when it is of another version, or its size is not what the header says.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} should be a file of llama2.c, found no regular file")
-        with path.open("rb") as file:
-            header = file.read(HEADER.size)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    with opened(path, "be a file of llama2.c") as file:
+        header = file.read(HEADER.size)
+        file_size = file.seek(0, 2)
     config = _config(header, path)
     wanted = _file_bytes(config)
-    if wanted != status.st_size:
+    if wanted != file_size:
         raise CheckpointError(
-            f"{path}: by its header it should have {wanted} bytes, it has {status.st_size}",
+            f"{path}: by its header it should have {wanted} bytes, it has {file_size}",
             hint="the file is cut off or damaged, or no model of llama2.c; copy it again",
         )
     tensors = {
@@ -120,27 +123,16 @@ def _config(header: bytes, path: Path) -> ModelConfig:
             f"{fields['hidden_dim']}",
             hint="export it as version 0: python export.py model.bin --version 0",
         )
-    tied = fields["vocabulary"] > 0
-    fields["vocabulary"] = abs(fields["vocabulary"])
+    tied = fields["vocabulary_size"] > 0
+    fields["vocabulary_size"] = abs(fields["vocabulary_size"])
     for index, (name, value) in enumerate(fields.items()):
         if value < 1:
             raise CheckpointError(
                 f"{path}: byte {4 * index}: {name} should be at least 1, found {value}",
                 hint="this is no model of llama2.c, or it is damaged",
             )
-    try:
-        return ModelConfig(
-            dim=fields["dim"],
-            layers=fields["layers"],
-            heads=fields["heads"],
-            kv_heads=fields["kv_heads"],
-            vocabulary_size=fields["vocabulary"],
-            context_length=fields["context"],
-            hidden_dim=fields["hidden_dim"],
-            tied_embeddings=tied,
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+    with shape_of(path):
+        return ModelConfig(**fields, tied_embeddings=tied)
 
 
 def _file_bytes(config: ModelConfig) -> int:
@@ -177,7 +169,3 @@ def _tokenizer(path: Path, config: ModelConfig) -> TokenizerFiles:
         if path.with_name(name).is_file():
             return TokenizerFiles(path.parent, {name: path.with_name(name)})
     return TokenizerFiles(path.parent)
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read: {error.strerror or error}")

@@ -28,20 +28,24 @@ from puna.weights.meta_params import (
 )
 from puna.weights.pickle_file import PickledTensor, open_pickle
 from puna.weights.pickle_writer import PickleWriter, PlannedTensor
-from puna.weights.pickle_zip import shown
 from puna.weights.source import (
+    EMBEDDING,
+    OUTPUT,
     Bytes,
     FloatArray,
     Format,
     ModelSource,
     StoredTensor,
     TokenizerFiles,
+    checked_tensors,
     narrowed,
+    planned_tensor,
     require_room_for_weights,
     tensor_names,
+    written_type,
 )
+from puna.weights.untrusted import listed, shown, unreadable
 
-EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 TOKENIZER = "tokenizer.model"
 SHARD_LIMIT = 64
 _ROWS, _COLUMNS = 0, 1
@@ -60,8 +64,6 @@ _COMPUTED = re.compile(
     r"|layers\.\d+\.attention\.(inner_attention\.rope\.freqs|mask|cache_k|cache_v)"
 )
 _MASK = re.compile(r"layers\.\d+\.attention\.mask")
-_STORED = ("F32", "F16", "BF16")
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
 Shards = Sequence[Mapping[str, PickledTensor]]
 
@@ -78,11 +80,14 @@ class MetaModel:
         self._is_seen_tied = evidence.tied
         self._embedding_axis = embedding_axis
         self.config, notes = read_config(path / PARAMS, evidence)
-        self.tensors = self._checked_tensors()
+        names = {name for shard in shards for name in shard}
+        computed = sorted(name for name in names if _COMPUTED.fullmatch(name))
+        names.difference_update(computed, {OUTPUT} if self.config.tied_embeddings else ())
+        found = {name: self._joined(name) for name in names}
+        self.tensors = checked_tensors(self.config, found, path)
         self.tokenizer_files = TokenizerFiles(path, _tokenizer(path))
-        ignored = sorted(set(shards[0]) - set(tensor_names(self.config)) - {OUTPUT})
-        told = f"ignored, being computed and not learned: {_listed(ignored)}"
-        self.notes = (*notes, *([told] if ignored else []))
+        told = f"ignored, being computed and not learned: {listed(computed)}"
+        self.notes = (*notes, *([told] if computed else []))
 
     def read(self, name: str) -> FloatArray:
         """The tensor in float32, its slices joined; norms must be the same in every shard."""
@@ -112,6 +117,27 @@ class MetaModel:
     def _axis(self, name: str) -> int | None:
         return _axis(name, self._embedding_axis)
 
+    def _joined(self, name: str) -> StoredTensor:
+        """What the slices of a weight are together; every shard must hold one like the others'."""
+        slices = [shard.get(name) for shard in self._shards]
+        first, axis, count = slices[0], self._axis(name), len(slices)
+        for index, piece in enumerate(slices):
+            if first is None or piece is None:
+                raise CheckpointError(
+                    f"{self.path}: every shard should hold {shown(name)}, number {index} does not"
+                )
+            if (piece.dtype, piece.shape) != (first.dtype, first.shape):
+                raise CheckpointError(
+                    f"{self.path}: {shown(name)} should be {first.dtype} of shape "
+                    f"{list(first.shape)} in each shard, number {index} has {piece.dtype} of shape "
+                    f"{list(piece.shape)}"
+                )
+        assert first is not None
+        if axis is None or axis >= len(first.shape):
+            return StoredTensor(name, first.shape, first.dtype, first.nbytes)
+        shape = (*first.shape[:axis], first.shape[axis] * count, *first.shape[axis + 1 :])
+        return StoredTensor(name, shape, first.dtype, first.nbytes * count)
+
     def _require_equal(self, name: str, pieces: Sequence[PickledTensor]) -> None:
         for index, piece in enumerate(pieces[1:], start=1):
             if not np.array_equal(pieces[0].array(), piece.array()):
@@ -129,51 +155,6 @@ class MetaModel:
                     f"{self.path}: {OUTPUT} should be the embedding, as puna.json says; it is not",
                     hint="remove puna.json to read both",
                 )
-
-    def _checked_tensors(self) -> dict[str, StoredTensor]:
-        """Every weight with its whole shape; each shard must hold its slice of each."""
-        names = set(self._shards[0])
-        if self.config.layers > len(names):
-            raise self._wrong(
-                f"{self.config.layers} layers should be there, found {len(names)} names"
-            )
-        wanted = tensor_names(self.config)
-        for name in sorted(names - set(wanted) - {OUTPUT}):
-            if not _COMPUTED.fullmatch(name):
-                raise self._wrong(f"the weights hold {shown(name)}, which a LLaMA has no use for")
-        tensors = {}
-        for name, shape in wanted.items():
-            slices = [shard[name] for shard in self._shards if name in shard]
-            if len(slices) != len(self._shards):
-                raise self._wrong(f"every shard should hold {name}, {len(slices)} do")
-            self._check_slices(name, shape, slices)
-            nbytes = sum(piece.nbytes for piece in slices)
-            if self._axis(name) is None:
-                nbytes = slices[0].nbytes
-            tensors[name] = StoredTensor(name, shape, slices[0].dtype, nbytes)
-        return tensors
-
-    def _check_slices(
-        self, name: str, shape: tuple[int, ...], slices: Sequence[PickledTensor]
-    ) -> None:
-        axis, count = self._axis(name), len(slices)
-        if axis is not None and shape[axis] % count:
-            raise self._wrong(f"{count} shards cannot share {name} of shape {list(shape)}")
-        wanted = _slice_shape(shape, axis, count)
-        for index, piece in enumerate(slices):
-            if piece.dtype != slices[0].dtype or piece.dtype not in (*_STORED, "F64"):
-                raise self._wrong(f"{name} has type {piece.dtype} in shard {index}")
-            if piece.shape != wanted:
-                raise self._wrong(
-                    f"{name} should have shape {list(wanted)} in shard {index} of {count}, "
-                    f"found {list(piece.shape)}"
-                )
-
-    def _wrong(self, what: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path}: {what}",
-            hint="the params.json must be the one that came with these weights",
-        )
 
 
 def open_meta(path: Path) -> MetaModel:
@@ -202,9 +183,10 @@ def write_meta(
     _require_divisible(config, shards)
     axis = _ROWS if config.vocabulary_size >= LLAMA3_VOCABULARY else _COLUMNS
     plan = [
-        StoredTensor(name, shape, kind, _WIDTHS[kind] * int(np.prod(shape, dtype=np.int64)))
+        planned_tensor(
+            name, shape, written_type(source.tensors[_origin(name, config)].dtype, dtype)
+        )
         for name, shape in _written_names(config).items()
-        for kind in [_written_type(source.tensors[_origin(name, config)].dtype, dtype)]
     ]
     folder.mkdir(exist_ok=True)
     require_room_for_weights(folder, sum(one.nbytes for one in plan))
@@ -248,7 +230,7 @@ def _shard_paths(folder: Path, given: Path) -> list[Path]:
     try:
         found = sorted(one for one in folder.iterdir() if one.suffix == ".pth")
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from None
+        raise unreadable(folder, error) from None
     numbered = [one for one in found if _SHARD.fullmatch(one.name)]
     if given != folder and given.suffix == ".pth" and given not in numbered:
         return [given]
@@ -256,7 +238,7 @@ def _shard_paths(folder: Path, given: Path) -> list[Path]:
         if len(found) != 1:
             raise CheckpointError(
                 f"{folder} should hold consolidated.00.pth and those that follow, found "
-                f"{_listed([one.name for one in found]) or 'no .pth file'}",
+                f"{listed([one.name for one in found]) or 'no .pth file'}",
                 hint="name the file of the one you mean" if found else None,
             )
         return found
@@ -281,7 +263,7 @@ def _embedding_axis(folder: Path, shards: Shards) -> int:
     if len(shapes) != 2 or len(shapes[0]) != 2 or len(shapes[1]) != 1:
         raise CheckpointError(
             f"{folder} should hold the weights {EMBEDDING} and norm.weight, found "
-            f"{_listed(sorted(shards[0]))}",
+            f"{listed(sorted(shards[0]))}",
             hint="these are no weights under Meta's names; with a config.json they may be "
             "Hugging Face's",
         )
@@ -352,16 +334,6 @@ def _origin(name: str, config: ModelConfig) -> str:
     return EMBEDDING if name == OUTPUT and config.tied_embeddings else name
 
 
-def _written_type(stored: str, dtype: str | None) -> str:
-    if dtype is None:
-        return stored if stored in _STORED else {"F64": "F32"}.get(stored, "BF16")
-    if dtype.upper() not in _STORED:
-        raise CheckpointError(
-            f"Meta's format holds f32, f16 or bf16, not {dtype}", hint="quantised: --to gguf"
-        )
-    return dtype.upper()
-
-
 def _twins(embedding_axis: int, shards: int) -> bool:
     """Whether a reader sees by each shard's bytes that embedding and output are one."""
     return shards == 1 or embedding_axis == _ROWS
@@ -386,8 +358,3 @@ def _require_divisible(config: ModelConfig, shards: int) -> None:
             f"{shards} shards cannot share {', '.join(wrong)}: they do not divide by {shards}",
             hint=f"this model can have {', '.join(map(str, fitting))} shards",
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(shown(name) for name in names[:4]) + rest

@@ -17,7 +17,7 @@ from typing import Any
 from puna import schema
 from puna.errors import CheckpointError, PunaError
 from puna.model.sizes import SIZES, ModelConfig, RopeScaling
-from puna.weights.json_object import read_json_object
+from puna.weights.untrusted import read_json_object
 
 PARAMS, BESIDE = "params.json", "puna.json"
 LLAMA3_VOCABULARY = 128_000  # its tokens without the special ones

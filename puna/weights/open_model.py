@@ -22,11 +22,11 @@ from puna.weights.llama2c import open_llama2c
 from puna.weights.meta import open_meta
 from puna.weights.registry import ALIASES_ON_DISK, is_name
 from puna.weights.source import ModelSource
+from puna.weights.untrusted import JSON_LIMIT_BYTES, opened, unreadable
 
 Kind = Literal[
     "gguf", "torch", "safetensors", "hf config", "meta params", "llama2c", "puna manifest"
 ]
-_LONGEST_CONFIG_BYTES = 1 << 20
 _LLAMA2C = struct.Struct("<7i")
 _NEWER_LLAMA2C = b"24ka"  # versions 1 and 2 begin so; their reader says what to do
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-\d{5}\.gguf")
@@ -145,7 +145,7 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from None
+        raise unreadable(folder, error) from None
 
 
 def _first_parts(paths: list[Path]) -> list[Path]:
@@ -194,14 +194,12 @@ def kind_of(path: Path) -> Kind | None:
 
     Raises CheckpointError when it cannot be read.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-            if start[:1] in b"{ \t\r\n" and start and size <= _LONGEST_CONFIG_BYTES:
-                return _kind_of_json(start + file.read())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    with opened(path, "be a part of a model") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        start = file.read(64)
+        if start[:1] in b"{ \t\r\n" and start and size <= JSON_LIMIT_BYTES:
+            return _kind_of_json(start + file.read())
     if start.startswith(b"GGUF"):
         return "gguf"
     if start.startswith(b"PK\x03\x04") or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):

@@ -8,7 +8,6 @@ against the bytes that are there. The format before it and TorchScript archives 
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,9 @@ import numpy.typing as npt
 
 from puna.errors import CheckpointError
 from puna.weights.pickle_machine import StorageRecord, TensorRecord, run
-from puna.weights.pickle_zip import HINT, StoredZip, shown
-from puna.weights.source import FloatArray, bf16_to_float32, require_finite
+from puna.weights.pickle_zip import HINT, StoredZip
+from puna.weights.source import FloatArray, as_float32
+from puna.weights.untrusted import opened, shown
 
 NUMPY_TYPES = {
     "F32": "f4",
@@ -74,14 +74,7 @@ class PickledTensor:
 
         Raises CheckpointError where they are gone, damaged, not finite or whole numbers.
         """
-        where = f"{self._zip.path}: {shown(self.name)}"
-        if self.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise CheckpointError(f"{where} should hold floating-point weights, found {self.dtype}")
-        stored = self.array()
-        if self.dtype == "BF16":
-            return require_finite(bf16_to_float32(stored), where)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is told
-            return require_finite(stored.astype(np.float32, copy=False), where)
+        return as_float32(self.array(), self.dtype, f"{self._zip.path}: {shown(self.name)}")
 
     def is_twin_of(self, other: PickledTensor) -> bool:
         """Whether both have the same bytes, as tied weights do: by size and CRC, not read."""
@@ -122,13 +115,8 @@ def open_pickle(path: Path) -> Mapping[str, PickledTensor]:
 
 def _require_zip(path: Path) -> None:
     """Raises CheckpointError unless a regular file is there that begins as a zip file does."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} should be a file of torch.save, found no regular file")
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    with opened(path, "be a zip file of torch.save") as file:
+        head = file.read(512)
     if head[:4] == b"PK\3\4":
         return
     found, hint = "something else", "the file is damaged, or no weights of torch at all"

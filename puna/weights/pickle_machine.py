@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.errors import CheckpointError
-from puna.weights.pickle_zip import shown
+from puna.weights.untrusted import shown
 
 PICKLE_BYTES = 4 << 20  # about 100 bytes a tensor
 OPCODES = 300_000  # about 50 a tensor

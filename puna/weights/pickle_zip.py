@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from puna.errors import CheckpointError
+from puna.weights.untrusted import opened, shown, unreadable
 
 ENTRY_LIMIT = 100_000  # a LLaMA of 405 billion parameters has 1,141 members
 BLOCK_BYTES = 1 << 20
@@ -140,11 +141,8 @@ class StoredZip:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._whole: set[str] = set()  # members whose CRC was found right
-        try:
-            with path.open("rb") as file:
-                self.members = _read_members(file, path)
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        with opened(path, "be a zip file of torch.save") as file:
+            self.members = _read_members(file, path)
 
     def content(self, name: str) -> bytes:
         """All bytes of a small member, checked against its CRC."""
@@ -160,7 +158,7 @@ class StoredZip:
             self._check(member)
             found = np.fromfile(self.path, np.uint8, count, offset=member.offset + start)
         except OSError as error:
-            raise _unreadable(self.path, error) from None
+            raise unreadable(self.path, error) from None
         if len(found) != count:
             raise self._cut_off(member)
         return found
@@ -376,15 +374,6 @@ def _unpack(file: IO[bytes], layout: struct.Struct, offset: int) -> tuple[int, .
     return layout.unpack(record) if len(record) == layout.size else None
 
 
-def shown(text: str) -> str:
-    """A name from a file as a message may carry it: quoted, escaped, and not a flood."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
 def broken(path: Path, offset: int, what: str) -> CheckpointError:
     """The error for a zip file that breaks a rule at `offset`."""
     return CheckpointError(f"{path}: byte {offset}: {what}", hint=HINT)
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read: {error.strerror or error}")

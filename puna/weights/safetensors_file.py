@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from puna.errors import CheckpointError
-from puna.weights.pickle_zip import shown
-from puna.weights.source import FloatArray, StoredTensor, bf16_to_float32, require_finite
+from puna.weights.source import FloatArray, StoredTensor, as_float32
+from puna.weights.untrusted import opened, shown
 
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 TENSOR_LIMIT = 5_000  # a LLaMA of 405 billion parameters has 1,138
@@ -95,11 +94,7 @@ class SafeTensor:
 
     def read(self) -> FloatArray:
         """Its values in float32. Raises CheckpointError as `array`, or where one is not finite."""
-        stored, where = self.array(), f"{self.path}: {shown(self.name)}"
-        if self.dtype == "BF16":
-            return require_finite(bf16_to_float32(stored), where)
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is told
-            return require_finite(stored.astype(np.float32, copy=False), where)
+        return as_float32(self.array(), self.dtype, f"{self.path}: {shown(self.name)}")
 
 
 def open_safetensors(path: Path) -> dict[str, SafeTensor]:
@@ -129,26 +124,22 @@ def open_safetensors(path: Path) -> dict[str, SafeTensor]:
 
 def _header_text(path: Path) -> tuple[bytes, int]:
     """The header's bytes and the file's size; nothing is read that is not there."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} should be a safetensors file, found no regular file")
-        with path.open("rb") as file:
-            start = file.read(LENGTH_BYTES)
-            length = int.from_bytes(start, "little")
-            room = status.st_size - LENGTH_BYTES
-            if len(start) < LENGTH_BYTES:
-                raise _broken(path, 0, f"the header's length needs 8 bytes, found {len(start)}")
-            if length > min(room, HEADER_LIMIT_BYTES):
-                limit = f"{room} that follow and {HEADER_LIMIT_BYTES}"
-                raise _broken(path, 0, f"the header should have at most {limit}, found {length}")
-            text = file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    with opened(path, "be a safetensors file") as file:
+        file_size = file.seek(0, 2)
+        file.seek(0)
+        start = file.read(LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
+        room = file_size - LENGTH_BYTES
+        if len(start) < LENGTH_BYTES:
+            raise _broken(path, 0, f"the header's length needs 8 bytes, found {len(start)}")
+        if length > min(room, HEADER_LIMIT_BYTES):
+            limit = f"{room} that follow and {HEADER_LIMIT_BYTES}"
+            raise _broken(path, 0, f"the header should have at most {limit}, found {length}")
+        text = file.read(length)
     if text[:1] != b"{":
         found = shown(text[:1].decode("latin-1")) if text else "an empty header"
         raise _broken(path, LENGTH_BYTES, f"the header should begin with '{{', found {found}")
-    return text, status.st_size
+    return text, file_size
 
 
 class _Header:

@@ -7,7 +7,8 @@ speaks Meta's names and Meta's interleaved rotary order, so that each format kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +23,9 @@ from puna.whole_folder import require_room
 Format = Literal["puna", "meta", "hf", "gguf", "llama2c"]
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
+WIDTHS = {"F16": 2, "BF16": 2, "F32": 4}  # bytes of the types that are written without blocks
+FLOATS = (*WIDTHS, "F64")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,43 @@ def tensor_names(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def checked_tensors(
+    config: ModelConfig,
+    found: Mapping[str, StoredTensor],
+    path: Path,
+    *,
+    dtypes: Collection[str] = FLOATS,
+    theirs: Callable[[str], str] = str,
+) -> dict[str, StoredTensor]:
+    """`found` in Meta's order, once it is known to be all that a LLaMA of this shape has.
+
+    `theirs` gives the format's own name of a weight, for messages. Raises CheckpointError for a
+    weight that is missing, too much, of another shape, or of a type not among `dtypes`.
+    """
+    if config.layers > len(found):  # before a list of so many is made
+        raise CheckpointError(
+            f"{path} tells of {config.layers} layers, the weights are {len(found)} tensors in all"
+        )
+    wanted = tensor_names(config)
+    for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
+        shapes = wanted.get(name), found[name].shape if name in found else None
+        if shapes[0] != shapes[1]:
+            told = ["nothing" if one is None else f"the shape {list(one)}" for one in shapes]
+            is_output = name == OUTPUT and shapes[1] is None
+            raise CheckpointError(
+                f"{path}: {theirs(name)} should have {told[0]}, found {told[1]}",
+                hint="if the model shares its embedding, tie_word_embeddings should be true"
+                if is_output
+                else "what tells the shape must be what came with these weights",
+            )
+        if found[name].dtype not in dtypes:
+            raise CheckpointError(
+                f"{path}: {theirs(name)} should hold weights, found {found[name].dtype}",
+                hint=f"read are {', '.join(dtypes)}",
+            )
+    return {name: found[name] for name in wanted}
+
+
 def require_finite(values: FloatArray, where: str) -> FloatArray:
     """`values` as they are. Raises CheckpointError for NaN and infinity, which no weight is."""
     if not np.isfinite(values).all():
@@ -130,6 +171,19 @@ def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> FloatArray:
     return wide.view(np.float32)
 
 
+def as_float32(stored: npt.NDArray[Any], dtype: str, where: str) -> FloatArray:
+    """Numbers of type `dtype`, BF16 as uint16, in float32; `where` is for messages.
+
+    Raises CheckpointError where one is not finite, and for whole numbers, which no weights are.
+    """
+    if dtype not in FLOATS:
+        raise CheckpointError(f"{where} should hold floating-point weights, found {dtype}")
+    if dtype == "BF16":
+        return require_finite(bf16_to_float32(stored), where)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is told
+        return require_finite(stored.astype(np.float32, copy=False), where)
+
+
 def float32_to_bf16(values: FloatArray) -> npt.NDArray[np.uint16]:
     """Rounded to nearest, ties to even, as hardware does; values must not be NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
@@ -139,6 +193,26 @@ def float32_to_bf16(values: FloatArray) -> npt.NDArray[np.uint16]:
     rounded += bits
     rounded >>= 16
     return rounded.astype(np.uint16)
+
+
+def written_type(stored: str, dtype: str | None) -> str:
+    """F32, F16 or BF16: `dtype` (any case), or None for as stored and BF16 for what has blocks.
+
+    Raises CheckpointError for any other.
+    """
+    if dtype is None:
+        return stored if stored in WIDTHS else {"F64": "F32"}.get(stored, "BF16")
+    if dtype.upper() not in WIDTHS:
+        raise CheckpointError(
+            f"Meta's and Hugging Face's formats hold f32, f16 or bf16, not {dtype}",
+            hint="quantised: --to gguf",
+        )
+    return dtype.upper()
+
+
+def planned_tensor(name: str, shape: tuple[int, ...], dtype: str) -> StoredTensor:
+    """A tensor to be written as F32, F16 or BF16."""
+    return StoredTensor(name, shape, dtype, WIDTHS[dtype] * math.prod(shape))
 
 
 def narrowed(values: FloatArray, dtype: str, where: str) -> npt.NDArray[Any]:

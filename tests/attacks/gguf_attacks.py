@@ -332,7 +332,7 @@ MODEL: dict[str, tuple[bytes, str]] = {
     "block_count: zero": (with_keys(llama__block_count=u32(0)), "block_count should be a whole"),
     "block_count: huge": (
         with_keys(llama__block_count=u32((1 << 32) - 1)),
-        "block_count is 4,294,967,295, but there are only 11 tensors",
+        "4294967295 layers, the weights are 11 tensors in all",
     ),
     "block_count: one more": (with_keys(llama__block_count=u32(2)), "blk.1.attn_q.weight should"),
     "block_count: a float": (with_keys(llama__block_count=f32(1.0)), "whole number of at least 1"),
@@ -355,11 +355,11 @@ MODEL: dict[str, tuple[bytes, str]] = {
     ),
     "embedding_length: another": (
         with_keys(llama__embedding_length=u32(16), llama__rope__dimension_count=u32(8)),
-        "token_embd.weight should have shape .5, 16., found .5, 8.",
+        "token_embd.weight should have the shape .5, 16.*, found the shape .5, 8.",
     ),
     "feed_forward_length: another": (
         with_keys(llama__feed_forward_length=u32(7)),
-        "ffn_gate.weight should have shape .7, 8., found .6, 8.",
+        "ffn_gate.weight should have the shape .7, 8.*, found the shape .6, 8.",
     ),
     "rope dimensions: part of a head": (
         with_keys(llama__rope__dimension_count=u32(2)),
@@ -436,16 +436,19 @@ MODEL: dict[str, tuple[bytes, str]] = {
     ),
     "tensor: absent": (
         gguf(entries=ENTRIES[:-1]),
-        "output_norm.weight should have .* no such tensor",
+        "output_norm.weight should have the shape .* found nothing",
     ),
     "tensor: of another model": (
         gguf(entries=[*ENTRIES, Entry(b"blk.0.attn_q.bias", (DIM,))]),
         "holds 'blk.0.attn_q.bias', which a LLaMA of Puna's lacks",
     ),
-    "tensor: transposed": (with_entry(5, shape=(HIDDEN, DIM)), "ffn_gate.weight should have shape"),
+    "tensor: transposed": (
+        with_entry(5, shape=(HIDDEN, DIM)),
+        "ffn_gate.weight should have the shape",
+    ),
     "tensor: three dimensions": (with_entry(1, shape=(DIM, DIM, 1)), "attn_q.weight should have"),
     "embedding: a list": (with_entry(0, shape=(DIM * PIECES,)), "the matrix token_embd.weight"),
-    "tensor: whole numbers": (with_entry(10, kind=26), "found whole numbers .I32"),
+    "tensor: whole numbers": (with_entry(10, kind=26), "should hold weights, found I32"),
     "rope factors: too few": (
         gguf(entries=[*ENTRIES, Entry(b"rope_freqs.weight", (1,))]),
         "2 finite factors >= 1",

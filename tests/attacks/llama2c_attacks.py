@@ -69,7 +69,7 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     ),
 }
 for _field in FIELDS:
-    ATTACKS[f"{_field} of 0"] = (header(**{_field: 0}) + body(), f"{_field} should be at least 1")
+    ATTACKS[f"{_field} of 0"] = (header(**{_field: 0}) + body(), f"{_field}.* should be at least 1")
     ATTACKS[f"{_field} of the most"] = (
         header(**{_field: MOST}) + body(),
         SIZE + "|an even head size|must divide",
@@ -77,5 +77,5 @@ for _field in FIELDS:
     if _field != "vocabulary":  # where the sign says something
         ATTACKS[f"{_field} below 0"] = (
             header(**{_field: LEAST}) + body(),
-            f"{_field} should be at least 1",
+            f"{_field}.* should be at least 1",
         )

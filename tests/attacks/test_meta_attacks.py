@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks.mutations import ends_well, flips, truncations
+from attacks.mutations import ends_well, flips, other_values, truncations
 from memory_source import MemorySource
 from tiny_model import random_arrays, tiny_config
 
@@ -101,6 +101,7 @@ def test_random_flips_end_well(name: str, model: Path):
     good = (model / name).read_bytes()
     assert attack(model, name, flips(good, QUICK_FLIPS, seed=1), load_params) < QUICK_FLIPS / 2
     assert attack(model, name, flips(good, QUICK_FLIPS // 10, seed=2), load) < QUICK_FLIPS / 20
+    attack(model, name, other_values(good, QUICK_FLIPS // 2, seed=3), load_params)
 
 
 @pytest.mark.fuzz
@@ -108,5 +109,6 @@ def test_random_flips_end_well(name: str, model: Path):
 @pytest.mark.parametrize("name", ["params.json", "puna.json"])
 def test_a_hundred_thousand_random_flips_end_well(part: int, name: str, model: Path):
     good = (model / name).read_bytes()
-    attack(model, name, flips(good, FLIPS // 20, seed=100 + part), load_params)
-    attack(model, name, flips(good, FLIPS // 1000, seed=200 + part), load)
+    attack(model, name, flips(good, FLIPS // 10, seed=100 + part), load_params)
+    attack(model, name, other_values(good, FLIPS // 10, seed=300 + part), load_params)
+    attack(model, name, flips(good, FLIPS // 100, seed=200 + part), load)

@@ -60,7 +60,7 @@ def test_a_crafted_zip_is_refused(label: str, tmp_path: Path):
 def test_what_is_no_regular_file_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="no regular file"):
         open_pickle(tmp_path)
-    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match="found nothing there"):
         open_pickle(tmp_path / "absent.pth")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.pth")  # opening it would wait for a writer
@@ -135,5 +135,5 @@ def test_random_flips_end_well(tmp_path: Path):
 @pytest.mark.fuzz
 @pytest.mark.parametrize("part", range(10))
 def test_a_hundred_thousand_random_flips_end_well(part: int, tmp_path: Path):
-    attack_zip(tmp_path, FLIPS // 20, seed=100 + part)
-    attack_program(tmp_path, FLIPS // 20, seed=100 + part)
+    attack_zip(tmp_path, FLIPS // 10, seed=100 + part)
+    attack_program(tmp_path, FLIPS // 10, seed=100 + part)

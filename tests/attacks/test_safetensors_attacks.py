@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks.mutations import ends_well, flips, truncations
+from attacks.mutations import ends_well, flips, other_values, truncations
 from attacks.safetensors_attacks import (
     FILES,
     FOLDERS,
@@ -177,12 +177,21 @@ def attack(folder: Path, count: int, seed: int) -> int:
     return read
 
 
+def attack_values(folder: Path, count: int, seed: int) -> None:
+    """Odd values in the header of a small file, its length right again."""
+    end = len(GOOD_FILE) - len(VALUES)
+    for header in other_values(GOOD_FILE[8:end], count, seed=seed):
+        padded = header + b" " * (-len(header) % 8)
+        content = len(padded).to_bytes(8, "little") + padded + VALUES
+        outcome_of(folder / "bent.safetensors", content)
+
+
 def attack_json(folder: Path, name: str, count: int, seed: int) -> int:
     """Flips in a folder's JSON; what can be read is a model whose weights have its shapes."""
     sharded_folder(folder)
     good, read = (folder / name).read_bytes(), 0
     json.loads(good)
-    for content in flips(good, count, seed=seed):
+    for content in (*flips(good, count, seed=seed), *other_values(good, count // 2, seed=seed)):
         (folder / name).write_bytes(content)
         outcome = ends_well(lambda: load_folder(folder), folder)
         read += isinstance(outcome, HuggingFaceModel)
@@ -191,6 +200,7 @@ def attack_json(folder: Path, name: str, count: int, seed: int) -> int:
 
 def test_random_flips_end_well(tmp_path: Path):
     assert 0 < attack(tmp_path, QUICK_FLIPS, seed=1) < QUICK_FLIPS / 2
+    attack_values(tmp_path, QUICK_FLIPS // 2, seed=2)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
@@ -202,6 +212,7 @@ def test_random_flips_in_json_end_well(name: str, tmp_path: Path):
 @pytest.mark.parametrize("part", range(10))
 def test_a_hundred_thousand_random_flips_end_well(part: int, tmp_path: Path):
     attack(tmp_path, FLIPS // 10, seed=100 + part)
+    attack_values(tmp_path, FLIPS // 20, seed=200 + part)
 
 
 @pytest.mark.fuzz

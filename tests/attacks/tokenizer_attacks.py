@@ -160,8 +160,11 @@ JSONS: dict[str, Attack] = {
     label: ("tokenizer.json", content, says)
     for label, (content, says) in {
         "half": (changed()[:500], r"line 1, column \d+"),
-        "deep nesting": (b'{"a":' * 100_000, "JSON that no tokenizer needs"),
-        "a number of thousands of digits": (b'{"a":' + b"1" * 5000 + b"}", "no tokenizer needs"),
+        "deep nesting": (b'{"a":' * 100_000, "nests too deep"),
+        "a number of thousands of digits": (
+            b'{"a":' + b"1" * 5000 + b"}",
+            "JSON: Exceeds",
+        ),
         "NaN": (b'{"a": NaN}', "NaN is no number"),
         "a key twice": (b'{"model": 1, "model": 2}', "'model' comes twice"),
         "not UTF-8": (b'{"\xff": 1}', "not UTF-8"),

@@ -347,7 +347,7 @@ def test_split_files_that_do_not_belong_together_are_refused(tmp_path: Path):
     parts = write_gguf(model(), tmp_path / "m.gguf", split_bytes=60_000, **wishes)
     second = parts[1].read_bytes()
     parts[1].unlink()
-    with pytest.raises(CheckpointError, match=r"there is no GGUF file .*m-00002-of-"):
+    with pytest.raises(CheckpointError, match=r"m-00002-of-.* be a GGUF file, found nothing"):
         open_gguf(parts[0])
     parts[1].write_bytes(parts[2].read_bytes())
     with pytest.raises(CheckpointError, match=r"should be part 2 of .*, found part 3 of"):

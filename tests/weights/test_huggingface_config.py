@@ -289,9 +289,9 @@ def test_what_puna_cannot_compute_is_refused_by_name(tmp_path: Path, changes: di
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "should be JSON: byte 0"),
-        ("{", "should be JSON: byte 1"),
-        ("[1]", "an object is wanted, found a list"),
+        ("", "should be JSON: line 1, column 1"),
+        ("{", "should be JSON: line 1, column 2"),
+        ("[1]", "should hold a JSON object, found list"),
         ('{"a": 1, "a": 2}', "the key 'a' comes twice"),
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": -Infinity}', "-Infinity is no number"),
@@ -302,13 +302,13 @@ def test_what_puna_cannot_compute_is_refused_by_name(tmp_path: Path, changes: di
     ],
 )
 def test_broken_json_is_refused(tmp_path: Path, text: str, message: str):
-    with pytest.raises(CheckpointError, match=r"config\.json .*" + message):
+    with pytest.raises(CheckpointError, match=r"config\.json:? .*" + message):
         read(tmp_path, text)
 
 
 def test_bytes_that_are_no_text_and_a_missing_file_are_refused(tmp_path: Path):
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(CheckpointError, match=r"config\.json should be JSON: byte 7 is no UTF-8"):
+    with pytest.raises(CheckpointError, match=r"config\.json should be JSON: byte 7 is not UTF-8"):
         read_config(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=r"nothing\.json should tell .* found nothing there"):
         read_config(tmp_path / "nothing.json")

@@ -156,11 +156,11 @@ def without(name: str) -> dict[str, np.ndarray]:
         (without("model.norm.weight"), r"model\.norm\.weight should have .*found nothing"),
         (
             {**arrays(), "model.norm.weight": np.ones(15, dtype=np.float32)},
-            r"model\.norm\.weight should have the shape \[16\] .* found the shape \[15\]",
+            r"model\.norm\.weight should have the shape \[16\], found the shape \[15\]",
         ),
         (
             {**arrays(), "model.layers.2.mlp.up_proj.weight": np.ones((12, 16), np.float32)},
-            r"layers\.2\.mlp\.up_proj\.weight should have nothing .* found the shape \[12, 16\]",
+            r"layers\.2\.mlp\.up_proj\.weight should have nothing, found the shape \[12, 16\]",
         ),
         (
             {**arrays(), "model.layers.0.self_attn.q_proj.bias": np.ones(16, dtype=np.float32)},
@@ -172,7 +172,7 @@ def without(name: str) -> dict[str, np.ndarray]:
         ),
         (
             {**arrays(), "model.norm.weight": np.ones(16, dtype=np.int32)},
-            r"model\.norm\.weight should be one of F16, BF16, F32, F64, found I32",
+            r"model\.norm\.weight should hold weights, found I32",
         ),
     ],
 )

@@ -203,12 +203,7 @@ def test_a_scaling_that_meta_s_programs_lack_is_refused(scaling: RopeScaling):
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ("", "should be JSON"),
         ("{", "should be JSON"),
-        ("[]", "found a list"),
-        ('{"dim": 1, "dim": 2}', "the key 'dim' comes twice"),
-        ("[" * 100_000, "should be JSON"),
-        ('{"dim": ' + "1" * 5000 + "}", "should be JSON"),
         (" " * (4 << 20) + "{}", "should have at most"),
         ({}, "dim is missing"),
         ({**PLAIN, "n_heads": None}, "n_heads is missing"),
@@ -228,8 +223,6 @@ def test_a_scaling_that_meta_s_programs_lack_is_refused(scaling: RopeScaling):
         ({**PLAIN, "norm_eps": 0}, "norm_eps should be a number above 0"),
         ({**PLAIN, "norm_eps": "1e-5"}, "norm_eps should be"),
         ({**PLAIN, "rope_theta": -1.0}, "rope_theta should be"),
-        (json.dumps({**PLAIN, "rope_theta": float("nan")}), "NaN is no number"),
-        (json.dumps({**PLAIN, "rope_theta": float("inf")}), "Infinity is no number"),
         ({**PLAIN, "use_scaled_rope": 1}, "use_scaled_rope should be true or false"),
         ({**PLAIN, "moe": {"num_experts": 8}}, "moe means a mixture of experts"),
         ({**PLAIN, "quantization_args": {"group_size": 32}}, "quantised by torchao"),

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from puna.errors import TokenizerError
+from puna.errors import PunaError, TokenizerError
 from puna.tokens.vocabulary import shown
 
 
-def read_object(content: bytes, path: Path) -> dict[str, Any]:
+def read_object(
+    content: bytes, path: Path, error_type: type[PunaError] = TokenizerError
+) -> dict[str, Any]:
     """The object in a file's bytes.
 
-    Raises TokenizerError, with line and column, for text that is no JSON object, a key that comes
+    Raises `error_type`, with line and column, for text that is no JSON object, a key that comes
     twice, and numbers that JSON does not have.
     """
 
@@ -22,23 +24,25 @@ def read_object(content: bytes, path: Path) -> dict[str, Any]:
         if len(result) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise TokenizerError(f"{path}: the key {shown(twice)} comes twice")
+            raise error_type(f"{path}: the key {shown(twice)} comes twice")
         return result
 
     def refuse(constant: str) -> NoReturn:
-        raise TokenizerError(f"{path}: {constant} is no number that JSON has")
+        raise error_type(f"{path}: {constant} is no number that JSON has")
 
     try:
         record = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path}: byte {error.start}: not UTF-8") from None
+        raise error_type(f"{path} should be JSON: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise TokenizerError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}",
+        raise error_type(
+            f"{path} should be JSON: line {error.lineno}, column {error.colno}: {error.msg}",
             hint="the file is cut short or damaged: copy or download it again",
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting
-        raise TokenizerError(f"{path} is JSON that no tokenizer needs: {error}") from None
+    except RecursionError:
+        raise error_type(f"{path} should be JSON: it nests too deep") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise error_type(f"{path} should be JSON: {error}") from None
     if not isinstance(record, dict):
-        raise TokenizerError(f"{path} should hold a JSON object, found {type(record).__name__}")
+        raise error_type(f"{path} should hold a JSON object, found {type(record).__name__}")
     return record
