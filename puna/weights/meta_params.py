@@ -8,29 +8,27 @@ params.json that Puna writes, which Meta's programs do not look at.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from puna import schema
-from puna.errors import CheckpointError, PunaError
+from puna.errors import CheckpointError
 from puna.model.sizes import SIZES, ModelConfig, RopeScaling
-from puna.weights.untrusted import read_json_object
+from puna.weights.untrusted import Table, read_json_object, shape_of
 
 PARAMS, BESIDE = "params.json", "puna.json"
 LLAMA3_VOCABULARY = 128_000  # its tokens without the special ones
 LLAMA1_SIZES = ("7B", "13B", "33B", "65B")
 LLAMA2_SHAPES = {(4096, 32, 11008), (5120, 40, 13824), (8192, 80, 28672)}  # dim, layers, ffn_dim
 LLAMA3_FACTOR, SMALL_LLAMA3_FACTOR = 8.0, 32.0  # LLaMA 3.1; 3.2, which ties its embedding
-BIGGEST = 2**31 - 1
 
-_SIZES = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
-_OPTIONAL_SIZES = ("hidden_dim", "head_dim", "max_seq_len", "sliding_window")
-_NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier", "rope_scaling_factor")
-_FLAGS = ("use_scaled_rope",)
-_OF_THE_PROGRAM = ("max_batch_size",)  # nothing about the model
+_KNOWN = {
+    "dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size", "hidden_dim",
+    "head_dim", "max_seq_len", "sliding_window", "norm_eps", "rope_theta", "ffn_dim_multiplier",
+    "rope_scaling_factor", "use_scaled_rope",
+    "max_batch_size",  # of the program: nothing about the model
+}  # fmt: skip
 _OTHER_MODELS = {
     "moe": "a mixture of experts",
     "moe_args": "a mixture of experts",
@@ -61,39 +59,40 @@ def read_config(
     tells, and a model that is no LLaMA.
     """
     evidence = evidence or Evidence()
-    params = _checked(read_json_object(path, wanted="tell the model's shape"), path)
-    known = {*_SIZES, *_OPTIONAL_SIZES, *_NUMBERS, *_FLAGS, *_OF_THE_PROGRAM, *_OTHER_MODELS}
-    unknown = sorted(set(params) - known)
+    values = read_json_object(path, wanted="tell the model's shape")
+    params = Table({name: value for name, value in values.items() if value is not None}, path)
+    for name, what in _OTHER_MODELS.items():
+        if params.values.get(name, -1) not in (False, -1):
+            raise CheckpointError(
+                f"{path}: {name} means {what}, which a LLaMA of Puna's lacks",
+                hint="LLaMA 1 to 3 can be read, as text models",
+            )
+    unknown = sorted(set(params.values) - _KNOWN - set(_OTHER_MODELS))
     told = ", ".join(map(repr, unknown))[:200]
     notes = [f"keys of params.json that Puna does not know: {told}"] if unknown else []
     beside = _read_beside(path.with_name(BESIDE))
-    tied = bool(beside.get("tied_embeddings", evidence.tied))
-    try:
+    tied = beside.flag("tied_embeddings") if "tied_embeddings" in beside.values else evidence.tied
+    with shape_of(path):
         config = ModelConfig(
-            dim=params["dim"],
-            layers=params["n_layers"],
-            heads=params["n_heads"],
-            kv_heads=params.get("n_kv_heads"),
-            vocabulary_size=_vocabulary(params, evidence, path),
+            dim=params.whole("dim"),
+            layers=params.whole("n_layers"),
+            heads=params.whole("n_heads"),
+            kv_heads=params.optional_whole("n_kv_heads", None),
+            vocabulary_size=_vocabulary(params, evidence),
             hidden_dim=_hidden_dim(params),
-            multiple_of=params.get("multiple_of", 256),
-            norm_epsilon=float(params.get("norm_eps", 1e-5)),
-            rope_theta=float(params.get("rope_theta", 10000.0)),
+            multiple_of=params.whole("multiple_of", 256),
+            norm_epsilon=params.number("norm_eps", 1e-5),
+            rope_theta=params.number("rope_theta", 10000.0),
             rope_scaling=_rope_scaling(params, tied),
             tied_embeddings=tied,
         )
-    except PunaError as error:
-        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
-    head_dim = params.get("head_dim", config.head_dim)
-    if head_dim != config.head_dim:
-        raise CheckpointError(
-            f"{path}: head_dim should be dim / n_heads = {config.head_dim}, found {head_dim}",
-            hint="heads of another width are not LLaMA's; Puna cannot run this model",
-        )
+    if params.whole("head_dim", config.head_dim) != config.head_dim:
+        hint = "heads of another width are not LLaMA's; Puna cannot run this model"
+        raise params.wrong("head_dim", f"dim / n_heads = {config.head_dim}", hint)
     length, why = _context(params, config, evidence)
-    if "context_length" in beside:
-        length, why = beside["context_length"], ""
-    window = params.get("sliding_window")
+    if "context_length" in beside.values:
+        length, why = beside.whole("context_length"), ""
+    window = params.optional_whole("sliding_window", None)
     if window is not None and window < length:
         length, why = window, f"the context is cut to the sliding window of {window} tokens"
     return replace(config, context_length=length), (*notes, *([why] if why else []))
@@ -143,17 +142,16 @@ def write_config(config: ModelConfig, folder: Path, evidence: Evidence) -> None:
         schema.write_json(folder / BESIDE, "puna.meta", unsaid)
 
 
-def _context(params: Mapping[str, Any], config: ModelConfig, evidence: Evidence) -> tuple[int, str]:
+def _context(params: Table, config: ModelConfig, evidence: Evidence) -> tuple[int, str]:
     """Tokens in a context, and a note where it had to be concluded."""
-    if "max_seq_len" in params:
-        return params["max_seq_len"], ""
-    if evidence.mask_length is not None:
-        return evidence.mask_length, ""
+    told = params.optional_whole("max_seq_len", evidence.mask_length)
+    if told is not None:
+        return told, ""
     length, because = 2048, "nothing tells; this is what Meta's first programs take"
     shape = (config.dim, config.layers, config.ffn_dim)
     if replace(config, context_length=2048) in [SIZES[name] for name in LLAMA1_SIZES]:
         length, because = 2048, "shape and norm_eps are LLaMA 1's"
-    elif params.get("use_scaled_rope"):
+    elif params.flag("use_scaled_rope"):
         length, because = 131_072, "positions are scaled as in LLaMA 3.1"
     elif config.vocabulary_size >= LLAMA3_VOCABULARY:
         length, because = 8192, "the vocabulary is LLaMA 3's"
@@ -164,29 +162,30 @@ def _context(params: Mapping[str, Any], config: ModelConfig, evidence: Evidence)
     return length, f"context of {length} tokens, which params.json does not say: {because}"
 
 
-def _vocabulary(params: Mapping[str, Any], evidence: Evidence, path: Path) -> int:
-    said, found = params.get("vocab_size", -1), evidence.vocabulary_size
-    if said == -1 and found is None:
+def _vocabulary(params: Table, evidence: Evidence) -> int:
+    found = evidence.vocabulary_size
+    if params.values.get("vocab_size", -1) == -1:  # it is the tokenizer's
+        if found is None:
+            hint = "put the consolidated.*.pth files beside it"
+            raise params.wrong("vocab_size", "a number where no weights tell it", hint)
+        return found
+    said = params.whole("vocab_size")
+    if found not in (None, said):
         raise CheckpointError(
-            f"{path}: vocab_size is -1 (it is the tokenizer's), and no weights tell it",
-            hint="put the consolidated.*.pth files beside it",
-        )
-    if said != -1 and found is not None and found != said:
-        raise CheckpointError(
-            f"{path}: vocab_size is {said}, but the embedding has {found} rows",
+            f"{params.path}: vocab_size is {said}, but the embedding has {found} rows",
             hint="the params.json must be the one that came with these weights",
         )
-    return int(said) if found is None else found
+    return said
 
 
-def _hidden_dim(params: Mapping[str, Any]) -> int | None:
+def _hidden_dim(params: Table) -> int | None:
     """The width of SwiGLU where something else than the plain formula gives it."""
-    if "hidden_dim" in params:
-        return int(params["hidden_dim"])
-    multiplier = params.get("ffn_dim_multiplier")
-    if multiplier is None:
-        return None
-    return _rounded_up(int(multiplier * int(8 * params["dim"] / 3)), params.get("multiple_of", 256))
+    hidden_dim = params.optional_whole("hidden_dim", None)
+    if hidden_dim is not None or "ffn_dim_multiplier" not in params.values:
+        return hidden_dim
+    plain = int(8 * params.whole("dim") / 3)
+    wanted = int(params.number("ffn_dim_multiplier") * plain)
+    return _rounded_up(wanted, params.whole("multiple_of", 256))
 
 
 def _rounded_up(value: int, multiple_of: int) -> int:
@@ -212,53 +211,15 @@ def _ffn_formula(config: ModelConfig) -> tuple[int, float | None]:
     )
 
 
-def _rope_scaling(params: Mapping[str, Any], tied: bool) -> RopeScaling | None:
-    if not params.get("use_scaled_rope"):
-        return None
-    usual = SMALL_LLAMA3_FACTOR if tied else LLAMA3_FACTOR
-    return RopeScaling("llama3", float(params.get("rope_scaling_factor", usual)))
+def _rope_scaling(params: Table, tied: bool) -> RopeScaling | None:
+    factor = params.number("rope_scaling_factor", SMALL_LLAMA3_FACTOR if tied else LLAMA3_FACTOR)
+    return RopeScaling("llama3", factor) if params.flag("use_scaled_rope") else None
 
 
-def _checked(params: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`params` with values of the right kind and size; null means that a key is not there."""
-    params = {name: value for name, value in params.items() if value is not None}
-    for name, what in _OTHER_MODELS.items():
-        if params.get(name, -1) not in (False, -1):
-            raise CheckpointError(
-                f"{path}: {name} means {what}, which a LLaMA of Puna's lacks",
-                hint="LLaMA 1 to 3 can be read, as text models",
-            )
-    for name in ("dim", "n_layers", "n_heads"):
-        if name not in params:
-            raise CheckpointError(f"{path}: {name} is missing", hint="the file is cut or another's")
-    for name in (*_SIZES, *_OPTIONAL_SIZES):
-        value, least = params.get(name, 1), -1 if name == "vocab_size" else 1
-        if type(value) is not int or not least <= value <= BIGGEST or value == 0:
-            raise _impossible(path, name, f"a whole number of at least {least}", value)
-    for name in _NUMBERS:
-        value = params.get(name, 1.0)
-        if type(value) not in (int, float) or not 0 < value < 1e30 or not math.isfinite(value):
-            raise _impossible(path, name, "a number above 0", value)
-    for name in _FLAGS:
-        if type(params.get(name, False)) is not bool:
-            raise _impossible(path, name, "true or false", params[name])
-    return params
-
-
-def _read_beside(path: Path) -> dict[str, Any]:
+def _read_beside(path: Path) -> Table:
     """What puna.json adds, nothing where there is none."""
     if not path.exists():
-        return {}
+        return Table({}, path)
     record = read_json_object(path, wanted="tell what params.json does not")
     schema.check(record, "puna.meta", path)
-    length = record.get("context_length", 1)
-    if type(length) is not int or not 1 <= length <= BIGGEST:
-        raise _impossible(path, "context_length", "a whole number of at least 1", length)
-    if type(record.get("tied_embeddings", False)) is not bool:
-        raise _impossible(path, "tied_embeddings", "true or false", record["tied_embeddings"])
-    return record
-
-
-def _impossible(path: Path, name: str, wanted: str, found: Any) -> CheckpointError:
-    told = repr(found)[:80] if isinstance(found, int | float | str) else type(found).__name__
-    return CheckpointError(f"{path}: {name} should be {wanted}, found {told}")
+    return Table(record, path)

@@ -205,9 +205,9 @@ def test_a_scaling_that_meta_s_programs_lack_is_refused(scaling: RopeScaling):
     [
         ("{", "should be JSON"),
         (" " * (4 << 20) + "{}", "should have at most"),
-        ({}, "dim is missing"),
-        ({**PLAIN, "n_heads": None}, "n_heads is missing"),
-        ({**PLAIN, "dim": 0}, "dim should be a whole number of at least 1, found 0"),
+        ({}, "dim should be a whole number from 1, found nothing"),
+        ({**PLAIN, "n_heads": None}, "n_heads should be a whole number from 1, found"),
+        ({**PLAIN, "dim": 0}, "dim should be a whole number from 1, found 0"),
         ({**PLAIN, "dim": -64}, "found -64"),
         ({**PLAIN, "dim": 64.0}, r"found 64\.0"),
         ({**PLAIN, "dim": "64"}, "found '64'"),
