@@ -67,7 +67,7 @@ class GgufSource:
         )
         has_tokenizer = llama.TOKENS_KEY in metadata
         if has_tokenizer:
-            llama.check_tokenizer(path, metadata, self.config.vocabulary_size)
+            llama.check_pieces(path, metadata, self.config.vocabulary_size)
         self.tokenizer_files = TokenizerFiles(path, gguf=metadata if has_tokenizer else None)
         self.notes = told.notes
         if not has_tokenizer:

@@ -24,11 +24,10 @@ from puna.model.sizes import ModelConfig, RopeScaling
 from puna.model.twin import numpy_shape
 from puna.native.numpy_llama import rotary_frequencies
 from puna.weights.source import FloatArray
-from puna.weights.untrusted import shape_of
+from puna.weights.untrusted import Table, shape_of
 
 ROPE_TENSOR = "rope_freqs.weight"
 TOKENS_KEY = "tokenizer.ggml.tokens"
-NO_TOKEN = (-1, 2**32 - 1)  # how files say that there is no such token
 # Far above any LLaMA's (10 million); rotary tables of a context of 2^31 would fill the memory.
 _LONGEST_CONTEXT = 1 << 24
 _FACTOR_TOLERANCE = 1e-5  # relative; the factors are float32 sums of a few terms
@@ -83,42 +82,6 @@ class Described:
     notes: tuple[str, ...]
 
 
-class _Keys:
-    """The keys `llama.*` of a file, each as the kind of value it must be."""
-
-    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        self.path = path
-        self.metadata = metadata
-
-    def fail(self, key: str, wanted: str, found: Any) -> CheckpointError:
-        shown = "nothing" if found is None else repr(found)[:80]
-        return CheckpointError(f"{self.path}: llama.{key} should be {wanted}, found {shown}")
-
-    def plain(self, key: str, default: Any = None) -> Any:
-        """A value that is no array."""
-        value = self.metadata.get(f"llama.{key}", default)
-        if isinstance(value, np.ndarray | tuple):
-            raise self.fail(key, "one value", "an array")
-        return value
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1; one for each layer will do where all are the same."""
-        value = self.metadata.get(f"llama.{key}", default)
-        if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-            value = value[0].item()
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.fail(key, "a whole number of at least 1, the same in all layers", value)
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number, not negative."""
-        value = self.plain(key, default)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
-            raise self.fail(key, "a finite number, not negative", value)
-        return float(value)
-
-
 def described(
     path: Path, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope: FloatArray
 ) -> Described:
@@ -135,57 +98,66 @@ def described(
                 hint="Puna reads LLaMAs and what llama.cpp keeps under that name: Mistral v1, "
                 "TinyLlama, SmolLM2",
             )
-    keys = _Keys(path, metadata)
+    keys = _keys(path, metadata)
     notes = _refuse_other_mathematics(keys)
-    context_length = keys.count("context_length")
+    context_length = keys.whole("context_length")
     if context_length > _LONGEST_CONTEXT:
-        raise keys.fail("context_length", f"at most {_LONGEST_CONTEXT}", context_length)
-    window = keys.metadata.get("llama.attention.sliding_window")
-    if window is not None and 0 < keys.count("attention.sliding_window") < context_length:
-        context_length = keys.count("attention.sliding_window")
+        raise keys.wrong("context_length", f"at most {_LONGEST_CONTEXT}")
+    window = keys.optional_whole("attention.sliding_window", None)
+    if window is not None and window < context_length:
+        context_length = window
         notes += (f"the context is cut to the sliding window of {context_length} tokens",)
-    dim, heads = keys.count("embedding_length"), keys.count("attention.head_count")
+    dim, heads = keys.whole("embedding_length"), keys.whole("attention.head_count")
     with shape_of(path):
         config = ModelConfig(
             dim=dim,
-            layers=keys.count("block_count"),
+            layers=keys.whole("block_count"),
             heads=heads,
-            kv_heads=keys.count("attention.head_count_kv", heads),
+            kv_heads=keys.whole("attention.head_count_kv", heads),
             vocabulary_size=_vocabulary_size(keys, shapes),
             context_length=context_length,
-            hidden_dim=keys.count("feed_forward_length"),
+            hidden_dim=keys.whole("feed_forward_length"),
             norm_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
             rope_theta=keys.number("rope.freq_base", 10000.0),
             tied_embeddings="output.weight" not in shapes,
         )
         scaling = _linear_scaling(keys)
-    _check_head_size(keys, config.head_dim)
+    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        if keys.whole(key, config.head_dim) != config.head_dim:
+            raise keys.wrong(key, f"{config.head_dim} (embedding_length / head_count)")
     if rope.size:
         if scaling is not None:
-            raise keys.fail("rope.scaling.type", f"absent beside {ROPE_TENSOR}", scaling.kind)
+            raise keys.wrong("rope.scaling.type", f"absent beside {ROPE_TENSOR}")
         scaling = scaling_of_factors(path, rope, config)
     return Described(dataclasses.replace(config, rope_scaling=scaling), notes)
 
 
-def _refuse_other_mathematics(keys: _Keys) -> tuple[str, ...]:
+def _keys(path: Path, metadata: Mapping[str, Any]) -> Table:
+    """The keys `llama.*`; of arrays, one for each layer, the one number where all are the same."""
+    found = {}
+    for key, value in metadata.items():
+        if key.startswith("llama."):
+            if isinstance(value, np.ndarray):
+                is_one = value.size and (value == value[0]).all()
+                value = value[0].item() if is_one else value[:8].tolist()
+            found[key.removeprefix("llama.")] = value
+    return Table(found, path, "llama.")
+
+
+def _refuse_other_mathematics(keys: Table) -> tuple[str, ...]:
     """Notes on keys that are ignored. Raises CheckpointError for those that must not be."""
-    unknown = []
-    for key in keys.metadata:
-        name = key.removeprefix("llama.")
-        if name == key:
-            continue
-        if name not in _KNOWN:
-            unknown.append(name)
-        elif name in _NEUTRAL and keys.plain(name) not in _NEUTRAL[name]:
-            wanted = f"absent or {_NEUTRAL[name][0]}, since Puna's LLaMA has no such thing"
-            raise keys.fail(name, wanted, keys.plain(name))
+    for name, neutral in _NEUTRAL.items():
+        if keys.values.get(name, neutral[0]) not in neutral:
+            wanted = f"absent or {neutral[0]}, since Puna's LLaMA has no such thing"
+            raise keys.wrong(name, wanted)
+    unknown = sorted(set(keys.values) - _KNOWN)
     if not unknown:
         return ()
-    shown = ", ".join(f"llama.{name}"[:60] for name in sorted(unknown)[:8])
-    return (f"{len(unknown)} keys that Puna does not know were ignored: {shown}",)
+    told = ", ".join(f"llama.{name}"[:60] for name in unknown[:8])
+    return (f"{len(unknown)} keys that Puna does not know were ignored: {told}",)
 
 
-def _vocabulary_size(keys: _Keys, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _vocabulary_size(keys: Table, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Rows of the embedding, which the other places that tell it must agree with."""
     shape = shapes.get("token_embd.weight", ())
     if len(shape) != 2:
@@ -194,29 +166,20 @@ def _vocabulary_size(keys: _Keys, shapes: Mapping[str, tuple[int, ...]]) -> int:
             f"{keys.path} should hold the matrix token_embd.weight, found {found}"
         )
     rows = shape[0]
-    if keys.count("vocab_size", rows) != rows:
-        raise keys.fail(
-            "vocab_size", f"{rows}, the rows of the embedding", keys.count("vocab_size")
-        )
+    if keys.whole("vocab_size", rows) != rows:
+        raise keys.wrong("vocab_size", f"{rows}, the rows of the embedding")
     return rows
 
 
-def _check_head_size(keys: _Keys, head_dim: int) -> None:
-    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        if keys.count(key, head_dim) != head_dim:
-            wanted = f"{head_dim} (embedding_length / head_count)"
-            raise keys.fail(key, wanted, keys.count(key))
-
-
-def _linear_scaling(keys: _Keys) -> RopeScaling | None:
-    kind = keys.plain("rope.scaling.type", "linear")
-    old = keys.number("rope.scale_linear", 0.0)
-    factor = keys.number("rope.scaling.factor", old)
+def _linear_scaling(keys: Table) -> RopeScaling | None:
+    kind = keys.values.get("rope.scaling.type", "linear")
     if kind not in ("linear", "none"):
-        raise keys.fail("rope.scaling.type", "none or linear", kind)
-    if kind == "none" or factor in (0, 1):
+        raise keys.wrong("rope.scaling.type", "none or linear")
+    told = [key for key in ("rope.scaling.factor", "rope.scale_linear") if keys.values.get(key)]
+    factor = keys.number(told[0]) if told else 1.0
+    if kind == "none" or factor == 1:
         return None
-    original = keys.count("rope.scaling.original_context_length", 8192)
+    original = keys.whole("rope.scaling.original_context_length", 8192)
     return RopeScaling("linear", factor, original_context_length=original)
 
 
@@ -296,8 +259,8 @@ def metadata_of(config: ModelConfig) -> dict[str, Any]:
     return {f"llama.{key}": value for key, value in values.items()}
 
 
-def check_tokenizer(path: Path, metadata: Mapping[str, Any], vocabulary_size: int) -> None:
-    """Raises CheckpointError unless the tokenizer's tables fit the model and one another."""
+def check_pieces(path: Path, metadata: Mapping[str, Any], vocabulary_size: int) -> None:
+    """Raises CheckpointError unless the tokenizer has a piece for each row of the embedding."""
     pieces = metadata.get(TOKENS_KEY)
     if not isinstance(pieces, tuple) or len(pieces) != vocabulary_size:
         found = f"{len(pieces):,} pieces" if isinstance(pieces, tuple) else "no list of strings"
@@ -305,26 +268,3 @@ def check_tokenizer(path: Path, metadata: Mapping[str, Any], vocabulary_size: in
             f"{path}: {TOKENS_KEY} should hold the {vocabulary_size:,} pieces that the embedding "
             f"has rows for, found {found}"
         )
-    for key, kind in (("scores", "f"), ("token_type", "iu")):
-        name = f"tokenizer.ggml.{key}"
-        table = metadata.get(name)
-        is_table = isinstance(table, np.ndarray) and table.dtype.kind in kind
-        if table is not None and not (is_table and len(table) == vocabulary_size):
-            raise CheckpointError(f"{path}: {name} should hold {vocabulary_size:,} numbers")
-    types = metadata.get("tokenizer.ggml.token_type")
-    if types is not None and not ((types >= 1) & (types <= 6)).all():
-        raise CheckpointError(f"{path}: tokenizer.ggml.token_type should hold types from 1 to 6")
-    for name, value in metadata.items():
-        if name.startswith("tokenizer.ggml.") and name.endswith(("_token_id", "_token_ids")):
-            _check_ids(path, name, value, vocabulary_size)
-
-
-def _check_ids(path: Path, name: str, value: Any, vocabulary_size: int) -> None:
-    ids = value.tolist() if isinstance(value, np.ndarray) else [value]
-    for token in ids:
-        is_whole = isinstance(token, int) and not isinstance(token, bool)
-        if not is_whole or not (0 <= token < vocabulary_size or token in NO_TOKEN):
-            raise CheckpointError(
-                f"{path}: {name[:80]} should lie in 0 .. {vocabulary_size - 1}, "
-                f"found {str(token)[:40]!r}"
-            )

@@ -92,8 +92,10 @@ class Table:
         value = self.values.get(name, default)
         if value is None and name not in self.values:
             raise self.wrong(name, "a whole number from 1", hint="the file is cut, or another's")
-        if type(value) is not int or not 1 <= value <= BIGGEST:
+        if type(value) is not int or value < 1:
             raise self.wrong(name, "a whole number from 1")
+        if value > BIGGEST:
+            raise self.wrong(name, f"at most {BIGGEST}")
         return value
 
     def optional_whole(self, name: str, default: int | None) -> int | None:
@@ -138,4 +140,4 @@ def _told(value: Any) -> str:
     """A value for a message: plain ones as they are, cut; others by what they are."""
     if type(value) is list and all(type(one) is str for one in value):
         return ascii(value)[:80]
-    return type(value).__name__ if isinstance(value, dict | list) else ascii(value)[:80]
+    return type(value).__name__ if isinstance(value, dict | list | tuple) else ascii(value)[:80]

@@ -332,13 +332,16 @@ MODEL: dict[str, tuple[bytes, str]] = {
     "block_count: zero": (with_keys(llama__block_count=u32(0)), "block_count should be a whole"),
     "block_count: huge": (
         with_keys(llama__block_count=u32((1 << 32) - 1)),
-        "4294967295 layers, the weights are 11 tensors in all",
+        "block_count should be at most 2147483647",
     ),
     "block_count: one more": (with_keys(llama__block_count=u32(2)), "blk.1.attn_q.weight should"),
-    "block_count: a float": (with_keys(llama__block_count=f32(1.0)), "whole number of at least 1"),
+    "block_count: a float": (
+        with_keys(llama__block_count=f32(1.0)),
+        "a whole number from 1",
+    ),
     "block_count: true": (
         with_keys(llama__block_count=struct.pack("<IB", BOOL, 1)),
-        "whole number of at least 1",
+        "a whole number from 1",
     ),
     "heads: do not divide": (
         with_keys(llama__attention__head_count=u32(3)),
@@ -347,7 +350,7 @@ MODEL: dict[str, tuple[bytes, str]] = {
     "heads: zero": (with_keys(llama__attention__head_count=u32(0)), "head_count should be"),
     "heads: different by layer": (
         with_keys(llama__attention__head_count=numbers(UINT32, "I", [2, 4])),
-        "the same in all layers",
+        "a whole number from 1, found list",
     ),
     "kv heads: do not divide": (
         with_keys(llama__attention__head_count_kv=u32(4)),
@@ -371,26 +374,35 @@ MODEL: dict[str, tuple[bytes, str]] = {
     ),
     "epsilon: NaN": (
         with_keys(llama__attention__layer_norm_rms_epsilon=f32(float("nan"))),
-        "should be a finite number",
+        "epsilon should be a number above 0",
     ),
     "epsilon: zero": (
         with_keys(llama__attention__layer_norm_rms_epsilon=f32(0.0)),
-        "norm_epsilon must be above 0",
+        "epsilon should be a number above 0",
     ),
-    "rope base: infinite": (with_keys(llama__rope__freq_base=f32(float("inf"))), "finite number"),
-    "rope base: a string": (with_keys(llama__rope__freq_base=text("1e4")), "finite number"),
+    "rope base: infinite": (
+        with_keys(llama__rope__freq_base=f32(float("inf"))),
+        "base should be a number",
+    ),
+    "rope base: a string": (
+        with_keys(llama__rope__freq_base=text("1e4")),
+        "base should be a number",
+    ),
     "rope scaling: yarn": (with_keys(llama__rope__scaling__type=text("yarn")), "none or linear"),
     "rope scaling: a list": (
         with_keys(llama__rope__scaling__type=strings(["linear", "none"])),
-        "rope.scaling.type should be one value",
+        "type should be none or linear",
     ),
-    "rope scaling: negative": (with_keys(llama__rope__scaling__factor=f32(-2.0)), "not negative"),
-    "context: huge": (with_keys(llama__context_length=u32(1 << 31)), "at most 16777216"),
+    "rope scaling: negative": (
+        with_keys(llama__rope__scaling__factor=f32(-2.0)),
+        "factor should be",
+    ),
+    "context: huge": (with_keys(llama__context_length=u32(1 << 30)), "at most 16777216"),
     "context: absent": (without_key("llama.context_length"), "context_length should be a whole"),
     "experts": (with_keys(llama__expert_count=u32(8)), "expert_count should be absent or 0"),
     "experts: a list": (
         with_keys(llama__expert_count=numbers(UINT32, "I", [0, 8])),
-        "expert_count should be one value",
+        "expert_count should be absent",
     ),
     "attention: not causal": (
         with_keys(llama__attention__causal=struct.pack("<IB", BOOL, 0)),
@@ -407,32 +419,6 @@ MODEL: dict[str, tuple[bytes, str]] = {
     "pieces: numbers": (
         with_keys(tokenizer__ggml__tokens=numbers(INT32, "i", [1, 2, 3, 4, 5])),
         "found no list of strings",
-    ),
-    "scores: one fewer": (
-        with_keys(tokenizer__ggml__scores=numbers(FLOAT32, "f", [0.0] * 4)),
-        "scores should hold 5 numbers",
-    ),
-    "scores: a string": (with_keys(tokenizer__ggml__scores=text("x")), "scores should hold 5"),
-    "token types: one more": (
-        with_keys(tokenizer__ggml__token_type=numbers(INT32, "i", [1] * 6)),
-        "token_type should hold 5 numbers",
-    ),
-    "token types: out of range": (
-        with_keys(tokenizer__ggml__token_type=numbers(INT32, "i", [2, 3, 3, 1, 7])),
-        "types from 1 to 6",
-    ),
-    "bos: out of range": (
-        with_keys(tokenizer__ggml__bos_token_id=u32(5)),
-        r"lie in 0 \.\. 4, found '5'",
-    ),
-    "eos: negative": (
-        with_keys(tokenizer__ggml__eos_token_id=struct.pack("<Ii", INT32, -2)),
-        r"eos_token_id should lie in 0 \.\. 4, found '-2'",
-    ),
-    "eos: a float": (with_keys(tokenizer__ggml__eos_token_id=f32(2.0)), "eos_token_id should lie"),
-    "other ids: out of range": (
-        with_keys(tokenizer__ggml__eog_token_ids=numbers(INT32, "i", [2, 5])),
-        "eog_token_ids should lie",
     ),
     "tensor: absent": (
         gguf(entries=ENTRIES[:-1]),
