@@ -57,7 +57,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path} should be a TOML recipe, found a folder") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a readable TOML recipe: {error}") from None
     if "schema" in table:
         schema.check(table, "puna.recipe", path)

@@ -41,15 +41,17 @@ def check(record: Any, kind: str, where: Path | str) -> None:
     found = record.get("schema") if isinstance(record, dict) else None
     if found != kind:
         raise SchemaError(
-            f"{where} should be a {kind} file, found {found or 'no schema field'}",
+            f"{where} should be a {kind} file, found {str(found or 'no schema field'):.60}",
             hint="give the folder or file that Puna wrote; `puna --help` lists the verbs",
         )
     version = record.get("version")
     if not isinstance(version, int) or version < 1:
-        raise SchemaError(f"{where}: version must be a positive whole number, found {version!r}")
+        raise SchemaError(
+            f"{where}: version must be a positive whole number, found {version!r:.60}"
+        )
     if version > VERSIONS[kind]:
         raise SchemaError(
-            f"{where} has {kind} version {version}, this Puna reads up to {VERSIONS[kind]}",
+            f"{where} has {kind} version {str(version)[:20]}, this Puna reads up to {VERSIONS[kind]}",
             hint="it was written by a newer Puna: pip install --upgrade puna",
         )
 
@@ -63,7 +65,7 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SchemaError(f"{path} should be a {kind} file, found nothing there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SchemaError(f"{path} should be a {kind} file, it cannot be read: {error}") from None
     check(record, kind, path)
     return dict(record)

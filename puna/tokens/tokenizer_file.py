@@ -166,7 +166,7 @@ def _check_manifest(path: Path, content: TokenizerContent) -> None:
     """Refuse a file other than the one that the manifest beside it names."""
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     if not isinstance(record, dict) or record.get("schema") != KIND:
         return  # the manifest of a checkpoint, or someone else's

@@ -19,12 +19,22 @@ Kind = Literal["spm", "bpe"]
 
 SPACE_MARK = "\u2581"  # SentencePiece writes a space inside a piece as this character
 MOST_PIECES = 1 << 20  # four times the largest vocabulary in use
+MOST_UNUSED = 1 << 16  # pieces that added tokens may leave unused; a few hundred bytes each
 
 # Tokens that end a model's turn or its text, whatever a file names as EOS: Meta's, ChatML's and
 # those of common fine-tunes (llama.cpp goes by the same names).
 TURN_ENDS = frozenset(
     ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>")
 ) | {"</s>", "<end_of_turn>", "<EOT>", "_<EOT>", "<|return|>", "<|call|>"}
+
+
+# Hugging Face's names of the tokens that have a part to play.
+MARK_NAMES = {
+    "bos_id": "bos_token",
+    "eos_id": "eos_token",
+    "unknown_id": "unk_token",
+    "padding_id": "pad_token",
+}
 
 
 class PieceType(IntEnum):
@@ -87,6 +97,11 @@ class Vocabulary:
         found = dict.fromkeys([self.eos_id, *self.extra_stop_ids, *known])
         return tuple(token for token in found if token >= 0)
 
+    def named_pieces(self) -> dict[str, str]:
+        """bos_token and its like, as Hugging Face's files name them; empty for those not there."""
+        ids = {name: getattr(self, field) for field, name in MARK_NAMES.items()}
+        return {name: self.pieces[token] if token >= 0 else "" for name, token in ids.items()}
+
     def ids_of(self, *types: PieceType) -> list[int]:
         """The ids of all pieces of these types, in order."""
         return [token for token, kind in enumerate(self.types) if kind in types]
@@ -112,8 +127,7 @@ def checked(vocabulary: Vocabulary, path: Path) -> Vocabulary:
         if count != size and not (name == "scores" and count == 0):
             raise TokenizerError(f"{path} has {size:,} pieces but {count:,} {name} of pieces")
     _check_pieces(vocabulary, path)
-    marks = ("bos_id", "eos_id", "unknown_id", "padding_id")
-    named = [(name, getattr(vocabulary, name)) for name in marks]
+    named = [(name, getattr(vocabulary, name)) for name in MARK_NAMES]
     for name, token in [*named, *(("a stop id", token) for token in vocabulary.extra_stop_ids)]:
         if not -1 <= token < size:
             raise TokenizerError(f"{path}: {name} is {token}, the last piece is {size - 1}")
@@ -176,6 +190,12 @@ def with_added(vocabulary: Vocabulary, added: Iterable[AddedToken], path: Path) 
         return vocabulary
     if not 0 <= tokens[0].id <= tokens[-1].id < MOST_PIECES:
         raise TokenizerError(f"{path}: the ids of added tokens must be 0 to {MOST_PIECES - 1:,}")
+    unused = tokens[-1].id + 1 - len(vocabulary) - len(tokens)
+    if unused > MOST_UNUSED:
+        raise TokenizerError(
+            f"{path}: the added token {tokens[-1].id} would leave {unused:,} ids without a token, "
+            f"{MOST_UNUSED:,} are allowed"
+        )
     result = padded(vocabulary, tokens[-1].id + 1)
     pieces, types = list(result.pieces), list(result.types)
     for token in tokens:

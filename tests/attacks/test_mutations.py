@@ -1,12 +1,14 @@
 """The fuzz helpers themselves: they let good endings pass and catch each bad one."""
 
+import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from attacks import mutations
-from attacks.mutations import Hangs, alarm, ends_well, flips, truncations
+from attacks.mutations import Hangs, alarm, ends_well, flips, other_values, truncations
 
 from puna.errors import CheckpointError
 
@@ -30,6 +32,14 @@ def test_flips_are_the_same_for_the_same_seed_and_fall_mostly_into_the_regions()
     inside = np.mean((changed >= 100) & (changed < 110))
     assert 0.85 < inside < 0.95
     assert all(len(one) == len(data) for one in first)
+
+
+def test_other_values_are_json_of_which_little_differs():
+    good = json.dumps({"a": {"b": [1, 2, 3]}, "c": "text"}).encode()
+    found = [json.loads(content) for content in other_values(good, 3000, seed=1)]
+    assert sum(record.get("c") == "text" for record in found) > 1000
+    assert {"a": {"b": [1, 2, 3]}} in found
+    assert {"a": {"b": [1, 2, None]}, "c": "text"} in found
 
 
 def test_a_result_and_one_error_of_ours_end_well(some_file: Path):
@@ -57,9 +67,30 @@ def test_an_error_that_does_not_name_the_file_does_not_end_well(some_file: Path)
         ends_well(refuse, some_file)
 
 
-def test_memory_that_is_asked_for_but_never_touched_counts(some_file: Path):
-    with pytest.raises(AssertionError, match="bytes allocated"):
+@pytest.mark.parametrize("platform", [sys.platform, "another"])
+def test_memory_that_is_asked_for_but_never_touched_counts(
+    platform: str, some_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(AssertionError, match="MemoryError instead"):
         ends_well(lambda: np.empty(100 << 20, dtype=np.uint8).size, some_file)
+    assert ends_well(lambda: np.empty(50 << 20, dtype=np.uint8).size, some_file) == 50 << 20
+
+
+def test_many_small_objects_count(some_file: Path):
+    with pytest.raises(AssertionError, match="MemoryError"):
+        ends_well(lambda: len([bytes(1000) for _ in range(1_000_000)]), some_file)
+
+
+def test_an_error_of_ours_that_hides_a_lack_of_memory_does_not_end_well(some_file: Path):
+    def refuse():
+        try:
+            np.empty(100 << 20, dtype=np.uint8)
+        except MemoryError:
+            raise CheckpointError(f"{some_file}: too large") from None
+
+    with pytest.raises(AssertionError, match="too much memory"):
+        ends_well(refuse, some_file)
 
 
 def test_slow_reading_does_not_end_well(some_file: Path, monkeypatch: pytest.MonkeyPatch):

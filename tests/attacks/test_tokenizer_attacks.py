@@ -3,26 +3,21 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from attacks import tokenizer_attacks
-from attacks.mutations import ends_well, flips, truncations
-from attacks.tokenizer_attacks import BINS, FOLDERS, JSONS, MODELS, RANK_FILES
-from small_tokenizers import ranks, sentencepiece_model, tokenizer_bin, tokenizer_json
+from attacks.mutations import ends_well
+from attacks.tokenizer_attacks import BINS, FOLDERS, JSONS, MODELS, RANK_FILES, use
+from small_tokenizers import sentencepiece_model, tokenizer_json
 
-from puna.errors import PunaError, TokenizerError
+from puna.errors import TokenizerError
 from puna.tokens.formats.gguf_vocabulary import gguf_metadata
-from puna.tokens.formats.tokenizer_json_writer import write_tokenizer_json
 from puna.tokens.tokenizer import Tokenizer
 
-FLIPS = 100_000
-QUICK_FLIPS = 250
-QUICK_CUTS = 300
-TEXT = "the llama's  1,024 <s>é\n🦙"
 ATTACKS = {
     f"{kind}: {label}": attack
     for kind, attacks in (
@@ -33,34 +28,6 @@ ATTACKS = {
     )
     for label, attack in attacks.items()
 }
-FILES: dict[str, Callable[[], bytes]] = {
-    "tokenizer.model": lambda: sentencepiece_model(),
-    "ranks.model": lambda: ranks(),
-    "tokenizer.bin": lambda: tokenizer_bin(),
-    "tokenizer.json": lambda: tokenizer_json(),
-    "spm.json": lambda: write_tokenizer_json(Tokenizer(sentencepiece_model()).vocabulary),
-}
-
-
-def use(path: Path) -> int:
-    """Load a tokenizer and make it work: there and back, markup, one id after another."""
-    tokenizer = Tokenizer.load(path)
-    ids = tokenizer.encode(TEXT, special=True)
-    assert all(0 <= token < tokenizer.vocabulary_size for token in ids)
-    text = tokenizer.decode(ids)
-    stream = tokenizer.stream()
-    assert "".join(map(stream.push, ids)) + stream.flush() == text
-    return len(ids)
-
-
-def bent(path: Path, contents: Iterable[bytes]) -> dict[str, int]:
-    """How many bent copies were refused, and how many still load and work."""
-    counts = {"refused": 0, "read": 0}
-    for content in contents:
-        path.write_bytes(content)
-        outcome = ends_well(lambda: use(path), path)
-        counts["refused" if isinstance(outcome, PunaError) else "read"] += 1
-    return counts
 
 
 @pytest.mark.parametrize("label", ATTACKS)
@@ -79,35 +46,25 @@ def test_a_broken_file_beside_a_good_one_is_refused(label: str, tmp_path: Path):
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_attacks.MODEL)
     assert use(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TokenizerError, match=says) as raised:
-        use(tmp_path)
-    assert str(tmp_path) in raised.value.message
+    outcome = ends_well(lambda: use(tmp_path), tmp_path)
+    assert isinstance(outcome, TokenizerError), f"it loads, with {outcome} ids"
+    assert re.search(says, outcome.message), outcome.message
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_short_anywhere_ends_well(name: str, tmp_path: Path):
-    content = FILES[name]()
-    step = max(1, len(content) // QUICK_CUTS)
-    prefixes = [prefix for at, prefix in enumerate(truncations(content)) if at % step == 0]
-    counts = bent(tmp_path / name, prefixes)
-    assert counts["refused"] > 0.8 * len(prefixes), counts
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_flipped_bytes_end_well(name: str, tmp_path: Path):
-    content = FILES[name]()
-    assert len(content) <= 64 << 10
-    assert bent(tmp_path / name, [content]) == {"refused": 0, "read": 1}
-    counts = bent(tmp_path / name, flips(content, QUICK_FLIPS))
-    assert counts["refused"], "no flip was noticed"
-
-
-@pytest.mark.fuzz
-@pytest.mark.parametrize("name", FILES)
-def test_every_cut_and_many_flips_end_well(name: str, tmp_path: Path):
-    content = FILES[name]()
-    bent(tmp_path / name, truncations(content))
-    bent(tmp_path / name, flips(content, FLIPS, seed=1))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", b'{"chat_template": [{"name": [1], "template": "a"}]}'),
+        ("manifest.json", b'{"a":' * 100_000),
+        ("manifest.json", b'{"a":' + b"1" * 5000 + b"}"),
+    ],
+)
+def test_what_says_nothing_of_a_tokenizer_changes_nothing(
+    name: str, content: bytes, tmp_path: Path
+):
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_attacks.MODEL)
+    (tmp_path / name).write_bytes(content)
+    assert ends_well(lambda: use(tmp_path), tmp_path) == use(tmp_path / "tokenizer.model")
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path):

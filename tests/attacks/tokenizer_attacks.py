@@ -5,17 +5,36 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 from small_tokenizers import byte_level_engine, ranks, sentencepiece_model, tokenizer_bin
 
 from puna.tokens.formats.protobuf import bytes_field, float_field, number_field, varint
+from puna.tokens.tokenizer import Tokenizer
+from puna.weights.gguf_file import read_gguf
 
 Attack = tuple[str, bytes, str]
 
 MODEL = sentencepiece_model()
 BIN = tokenizer_bin()
 RANKS = ranks()
+TEXT = "the llama's  1,024 <s>é\n🦙"
+
+
+def use(path: Path) -> int:
+    """Load a tokenizer and make it work: there and back, markup, one id after another."""
+    if path.suffix == ".gguf":
+        tokenizer = Tokenizer.from_gguf(read_gguf(path).metadata, path)
+    else:
+        tokenizer = Tokenizer.load(path)
+    ids = tokenizer.encode(TEXT, special=True)
+    assert all(0 <= token < tokenizer.vocabulary_size for token in ids)
+    decoded = tokenizer.decode(ids)
+    stream = tokenizer.stream()
+    assert "".join(map(stream.push, ids)) + stream.flush() == decoded
+    assert all(0 <= token < tokenizer.vocabulary_size for token in tokenizer.stop_ids)
+    return len(ids)
 
 
 def piece(text: bytes, *rest: bytes) -> bytes:
@@ -261,6 +280,12 @@ FOLDERS: dict[str, tuple[str, bytes, str]] = {
         b'{"added_tokens_decoder": {"999999999": {"content": "y"}}}',
         "must be 0 to",
     ),
+    "an added id of a million": (
+        "tokenizer_config.json",
+        b'{"added_tokens_decoder": {"1048575": {"content": "y"}}}',
+        "would leave 1,048,2.. ids without a token",
+    ),
+    "a million in an older folder": ("added_tokens.json", b'{"y": 999999}', "would leave"),
     "an added token twice": (
         "tokenizer_config.json",
         b'{"added_tokens_decoder": {"400": {"content": "<y>"}, "401": {"content": "<y>"}}}',

@@ -16,7 +16,7 @@ from typing import Any
 from puna.errors import TokenizerError
 from puna.tokens.formats.json_text import read_object
 from puna.tokens.formats.tokenizer_json import added_token
-from puna.tokens.vocabulary import AddedToken, Vocabulary, checked, shown, with_added
+from puna.tokens.vocabulary import MARK_NAMES, AddedToken, Vocabulary, checked, shown, with_added
 
 CONFIG_NAME = "tokenizer_config.json"
 NAMES = (
@@ -27,12 +27,6 @@ NAMES = (
     "chat_template.jinja",
 )
 LARGEST_BYTES = 64 << 20
-_MARKS = {
-    "bos_id": "bos_token",
-    "eos_id": "eos_token",
-    "unknown_id": "unk_token",
-    "padding_id": "pad_token",
-}
 
 
 def with_companions(vocabulary: Vocabulary, folder: Path) -> Vocabulary:
@@ -89,14 +83,14 @@ def _has_rules(folder: Path) -> bool:
 
 
 def _present(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in _MARKS.values() if config.get(name) is not None}
+    return {name: config[name] for name in MARK_NAMES.values() if config.get(name) is not None}
 
 
 def _marks(vocabulary: Vocabulary, names: dict[str, Any], path: Path) -> dict[str, int]:
     """The ids of the tokens that have a part to play."""
     result = {}
     ids = {piece: token for token, piece in enumerate(vocabulary.pieces)}
-    for field, name in _MARKS.items():
+    for field, name in MARK_NAMES.items():
         found = names.get(name)
         content = found.get("content") if isinstance(found, dict) else found
         if content is None:
@@ -147,8 +141,8 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
             raise TokenizerError(f"{path}: byte {error.start}: not UTF-8") from None
     found = config.get("chat_template")
     if isinstance(found, list):
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
+        named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        found = named[-1].get("template") if named else None
     if found is not None and not isinstance(found, str):
         raise TokenizerError(f"{folder / CONFIG_NAME}: chat_template should be text")
     return found
