@@ -41,7 +41,7 @@ def check(record: Any, kind: str, where: Path | str) -> None:
     found = record.get("schema") if isinstance(record, dict) else None
     if found != kind:
         raise SchemaError(
-            f"{where} should be a {kind} file, found {str(found or 'no schema field'):.60}",
+            f"{where} should be a {kind} file, found {found or 'no schema field'!s:.60}",
             hint="give the folder or file that Puna wrote; `puna --help` lists the verbs",
         )
     version = record.get("version")
@@ -51,7 +51,8 @@ def check(record: Any, kind: str, where: Path | str) -> None:
         )
     if version > VERSIONS[kind]:
         raise SchemaError(
-            f"{where} has {kind} version {str(version)[:20]}, this Puna reads up to {VERSIONS[kind]}",
+            f"{where} has {kind} version {str(version)[:20]}, "
+            f"this Puna reads up to {VERSIONS[kind]}",
             hint="it was written by a newer Puna: pip install --upgrade puna",
         )
 
