@@ -14,7 +14,7 @@ from puna.data.corpus import MANIFEST, Corpus, open_corpus
 from puna.data.document import Document
 from puna.data.sources.own import OwnText
 from puna.evaluate.baselines import ALONE, corpus_baselines, xz_bits_per_byte
-from puna.evaluate.perplexity import DEFAULT_BATCH, bits_per_byte
+from puna.evaluate.perplexity import DEFAULT_BATCH, backend_scores, bits_per_byte
 from puna.infer.engine import Engine
 from puna.weights.checkpoint import verify
 
@@ -64,7 +64,7 @@ def evaluate(
     """
     with console.progress(text.total_bytes, "scoring", "B") as bar:
         result = bits_per_byte(
-            engine.backend.score,
+            backend_scores(engine.backend),
             engine.tokenizer,
             text.documents(),
             context_length or engine.config.context_length,

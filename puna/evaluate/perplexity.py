@@ -23,15 +23,15 @@ import numpy.typing as npt
 
 from puna.data.document import Document
 from puna.errors import CheckpointError, DataError
+from puna.infer.backends.base import Backend, Chunk, IdArray, pages_for
 from puna.tokens.tokenizer import Tokenizer
 
-IdArray = npt.NDArray[np.int64]
-# (inputs [batch, time], targets [batch, time]) -> summed log-probability of each row in nats;
-# targets of -100 do not count. A backend's `score` is one.
-ScoreWindows = Callable[[IdArray, IdArray], npt.NDArray[np.float64]]
+Pair = tuple[IdArray, IdArray]  # a window's inputs and the targets they predict, of equal length
+# Some windows -> the summed log-probability of each one's targets in nats.
+ScoreWindows = Callable[[Sequence[Pair]], npt.NDArray[np.float64]]
 
-IGNORED_TARGET = -100
 DEFAULT_BATCH = 16  # windows scored at once
+ROWS_AT_ONCE = 4096  # tokens of one step, unless a window is longer: bounds a backend's memory
 
 
 @dataclass(frozen=True)
@@ -171,17 +171,47 @@ def _windows(
 
 
 def _score_group(score: ScoreWindows, group: Sequence[_Window]) -> npt.NDArray[np.float64]:
-    """The windows' log-probabilities, computed together, the short ones padded."""
-    shape = (len(group), max(len(window.targets) for window in group))
-    inputs = np.zeros(shape, dtype=np.int64)
-    targets = np.full(shape, IGNORED_TARGET, dtype=np.int64)
-    for row, window in enumerate(group):
-        inputs[row, : len(window.inputs)] = window.inputs
-        targets[row, : len(window.targets)] = window.targets
-    values = score(inputs, targets)
+    """The windows' log-probabilities, computed together."""
+    values = score(
+        [
+            (np.array(one.inputs, dtype=np.int64), np.array(one.targets, dtype=np.int64))
+            for one in group
+        ]
+    )
     if not np.isfinite(values).all():
         raise CheckpointError(
             "the model's scores are not finite numbers",
             hint="its weights are damaged or its training diverged; try an earlier checkpoint",
         )
     return values
+
+
+def backend_scores(backend: Backend) -> ScoreWindows:
+    """Scores windows with a backend: a chunk for each, in pages that this reserves."""
+    reserved = 0
+
+    def score(windows: Sequence[Pair]) -> npt.NDArray[np.float64]:
+        nonlocal reserved
+        longest = max(len(inputs) for inputs, _targets in windows)
+        at_once = min(len(windows), max(1, ROWS_AT_ONCE // longest))
+        if at_once * pages_for(longest) > reserved:
+            reserved = at_once * pages_for(longest)
+            backend.reserve(reserved)
+        groups = [windows[start : start + at_once] for start in range(0, len(windows), at_once)]
+        return np.concatenate([_sums(backend, group) for group in groups])
+
+    return score
+
+
+def _sums(backend: Backend, windows: Sequence[Pair]) -> npt.NDArray[np.float64]:
+    """One step over whole windows, each in pages of its own from page 0 on."""
+    ends = np.cumsum([pages_for(len(inputs)) for inputs, _targets in windows], dtype=np.int32)
+    tables = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
+    chunks = [
+        Chunk(table, 0, inputs, len(inputs))
+        for table, (inputs, _targets) in zip(tables, windows, strict=True)
+    ]
+    scores = backend.score(chunks, np.concatenate([targets for _inputs, targets in windows]))
+    starts = np.cumsum([0, *(len(chunk.ids) for chunk in chunks[:-1])])
+    sums: npt.NDArray[np.float64] = np.add.reduceat(scores, starts)
+    return sums

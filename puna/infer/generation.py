@@ -12,7 +12,7 @@ import numpy as np
 
 from puna import hardware
 from puna.errors import UsageError
-from puna.infer.backends.base import Chunk, IdArray, Past
+from puna.infer.backends.base import Chunk, IdArray, PageArray, pages_for
 from puna.infer.sampler import next_token
 from puna.infer.sampling_params import SamplingParams
 from puna.infer.stop import StopStrings
@@ -145,10 +145,13 @@ class Generation(Iterator[str]):
         seen[self._prompt_ids] = True
         limit = self._limit
         began = time.perf_counter()
-        past = self._engine.backend.past(len(self._prompt_ids) + limit)
-        new = self._read_prompt(past)
+        pages = np.arange(pages_for(len(self._prompt_ids) + limit), dtype=np.int32)
+        self._engine.backend.reserve(len(pages))
+        new = self._read_prompt(pages)
+        start = len(self._prompt_ids) - len(new)
         for step in range(limit):
-            logits = self._engine.backend.step([Chunk(past, new)])[-1]
+            logits = self._engine.backend.step([Chunk(pages, start, new)])[-1]
+            start += len(new)
             # A model's vocabulary may be padded beyond the tokenizer's pieces.
             token = next_token(logits[: len(seen)], params, seen, generator)
             self._count(time.perf_counter() - began, is_first=step == 0)
@@ -161,12 +164,12 @@ class Generation(Iterator[str]):
             new = np.array([token], dtype=np.int64)
         self._ended_by = "max tokens" if limit == params.max_tokens else "context end"
 
-    def _read_prompt(self, past: Past) -> IdArray:
+    def _read_prompt(self, pages: PageArray) -> IdArray:
         """Run all but the last piece of the prompt; that piece, whose logits give a token."""
         ids: IdArray = np.array(self._prompt_ids, dtype=np.int64)
         last = (len(ids) - 1) // PREFILL_ROWS * PREFILL_ROWS
         for start in range(0, last, PREFILL_ROWS):
-            self._engine.backend.step([Chunk(past, ids[start : start + PREFILL_ROWS], 0)])
+            self._engine.backend.step([Chunk(pages, start, ids[start : start + PREFILL_ROWS], 0)])
         return ids[last:]
 
     def _count(self, seconds: float, *, is_first: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,11 +55,22 @@ class Shape:
         return 2 * len(self.frequencies)
 
 
-class KvCache:
+class Past(Protocol):
     """Keys and values of one sequence, every layer, for up to `capacity` positions.
 
     `length` is how many positions are filled; `NumpyLlama.hidden` advances it.
     """
+
+    length: int
+    capacity: int
+
+    def append(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        """Store [time, kv_heads, head_dim] after `length`; all [kv_heads, past, head_dim]."""
+        ...
+
+
+class KvCache:
+    """A past that lies in one piece."""
 
     def __init__(self, shape: Shape, capacity: int) -> None:
         size = (shape.layers, shape.kv_heads, capacity, shape.head_dim)
@@ -68,7 +80,7 @@ class KvCache:
         self.length = 0
 
     def append(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
-        """Store [time, kv_heads, head_dim] after `length`; all [kv_heads, past, head_dim]."""
+        """As Past has it."""
         end = self.length + len(keys)
         self.keys[layer, :, self.length : end] = keys.swapaxes(0, 1)
         self.values[layer, :, self.length : end] = values.swapaxes(0, 1)
@@ -100,7 +112,7 @@ class NumpyLlama:
         angles = np.outer(np.arange(shape.context_length, dtype=np.float32), shape.frequencies)
         self.cosines, self.sines = np.cos(angles), np.sin(angles)
 
-    def hidden(self, batch: Sequence[tuple[KvCache, Ids]]) -> Array:
+    def hidden(self, batch: Sequence[tuple[Past, Ids]]) -> Array:
         """Final normalised states [rows, dim] of the new ids, sequence after sequence.
 
         Each sequence's positions continue after its cache's `length`, and the cache grows by
@@ -110,7 +122,7 @@ class NumpyLlama:
             last = x
         return self.normalised(last)
 
-    def states(self, batch: Sequence[tuple[KvCache, Ids]]) -> Iterator[Array]:
+    def states(self, batch: Sequence[tuple[Past, Ids]]) -> Iterator[Array]:
         """The states [rows, dim] after the embedding and after each layer, as `hidden` runs."""
         for cache, ids in batch:
             self._check_ids(cache, ids)
@@ -152,7 +164,7 @@ class NumpyLlama:
         layer: int,
         x: Array,
         turn: tuple[Array, Array],
-        batch: Sequence[tuple[KvCache, Ids]],
+        batch: Sequence[tuple[Past, Ids]],
     ) -> Array:
         rows, size = len(x), self.shape.head_dim
         normed = rms_norm(x, self._weight(layer, "attention_norm"), self.shape.norm_epsilon)
@@ -179,7 +191,7 @@ class NumpyLlama:
         down: Array = (gate * up) @ self._weight(layer, "feed_forward.w2").T
         return down
 
-    def _check_ids(self, cache: KvCache, ids: Ids) -> None:
+    def _check_ids(self, cache: Past, ids: Ids) -> None:
         end = cache.length + len(ids)
         room = min(cache.capacity, self.shape.context_length)
         if end > room:

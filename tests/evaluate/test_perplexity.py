@@ -12,8 +12,8 @@ from tiny_model import TEXTS
 
 from puna.data.document import Document
 from puna.errors import CheckpointError, DataError
-from puna.evaluate.perplexity import IGNORED_TARGET, bits_per_byte
-from puna.infer.backends.base import Chunk
+from puna.evaluate.perplexity import backend_scores, bits_per_byte
+from puna.infer.backends.base import Chunk, pages_for
 from puna.infer.engine import load_engine
 from puna.tokens.tokenizer import Tokenizer
 
@@ -40,27 +40,27 @@ class Recorder:
     def __init__(self, vocabulary_size: int = 320) -> None:
         self.vocabulary_size = vocabulary_size
         self.windows: list[tuple[list[int], list[int]]] = []
-        self.shapes: list[tuple[int, ...]] = []
+        self.sizes: list[int] = []
 
-    def __call__(self, inputs, targets):
-        assert inputs.shape == targets.shape
-        assert inputs.dtype == targets.dtype == np.int64
-        self.shapes.append(inputs.shape)
-        for ids, aims in zip(inputs, targets, strict=True):
-            count = int((aims != IGNORED_TARGET).sum())
-            assert (aims[count:] == IGNORED_TARGET).all()
-            self.windows.append((ids[:count].tolist(), aims[:count].tolist()))
-        return -math.log(self.vocabulary_size) * (targets != IGNORED_TARGET).sum(axis=1)
+    def __call__(self, windows):
+        for inputs, targets in windows:
+            assert inputs.shape == targets.shape
+            assert inputs.dtype == targets.dtype == np.int64
+            self.windows.append((inputs.tolist(), targets.tolist()))
+        self.sizes.append(len(windows))
+        return np.array([-math.log(self.vocabulary_size) * len(t) for _, t in windows])
 
 
 def slow_nats(engine, text: str, context_length: int) -> float:
     """One token at a time, each from a fresh pass over its window's inputs so far."""
     stream = engine.tokenizer.encode(text, bos=True)
+    pages = np.arange(pages_for(context_length), dtype=np.int32)
+    engine.backend.reserve(len(pages))
     nats = 0.0
     for position, target in enumerate(stream[1:]):
         start = position // context_length * context_length
         seen = np.array(stream[start : position + 1])
-        logits = engine.backend.step([Chunk(engine.backend.past(len(seen)), seen)])[0]
+        logits = engine.backend.step([Chunk(pages, 0, seen)])[0]
         wide = logits.astype(np.float64)
         nats += math.log(np.exp(wide - wide.max()).sum()) + wide.max() - wide[target]
     return nats
@@ -72,7 +72,7 @@ def test_bits_per_byte_equal_the_slow_sum_of_every_token(engine, tiny_run, name)
         pytest.importorskip("torch")
     texts = ["a", *TEXTS, TEXTS[0] * 2]
     result = bits_per_byte(
-        load_engine(tiny_run, name).backend.score,
+        backend_scores(load_engine(tiny_run, name).backend),
         engine.tokenizer,
         documents(*texts),
         context_length=16,
@@ -88,9 +88,8 @@ def test_bits_per_byte_equal_the_slow_sum_of_every_token(engine, tiny_run, name)
 def test_a_unigram_model_gives_the_closed_form(tokenizer):
     probabilities = np.random.default_rng(0).dirichlet(np.ones(320))
 
-    def score(inputs, targets):
-        known = targets != IGNORED_TARGET
-        return np.where(known, np.log(probabilities[targets * known]), 0).sum(axis=1)
+    def score(windows):
+        return np.array([np.log(probabilities[targets]).sum() for _, targets in windows])
 
     result = bits_per_byte(score, tokenizer, documents(*TEXTS), context_length=7)
     ids = [token for text in TEXTS for token in tokenizer.encode(text)]
@@ -123,7 +122,8 @@ def test_every_byte_and_token_counts_exactly_once(tokenizer, texts, context_leng
     targets = [token for _, aims in score.windows for token in aims]
     assert targets == [token for text in texts for token in tokenizer.encode(text)]
     assert tokenizer.decode(targets[: len(tokenizer.encode(texts[0]))]) == texts[0]
-    assert all(rows <= batch and time <= context_length for rows, time in score.shapes)
+    assert max(score.sizes, default=0) <= batch
+    assert all(len(aims) <= context_length for _, aims in score.windows)
 
 
 def test_windows_are_disjoint_and_begin_with_the_last_token_before_them(tokenizer):
@@ -142,7 +142,7 @@ def test_windows_are_disjoint_and_begin_with_the_last_token_before_them(tokenize
 def test_the_batch_size_does_not_change_the_result(engine, batch):
     def measure(size):
         return bits_per_byte(
-            engine.backend.score, engine.tokenizer, documents(*TEXTS), 16, batch=size
+            backend_scores(engine.backend), engine.tokenizer, documents(*TEXTS), 16, batch=size
         )
 
     assert measure(batch).nats == pytest.approx(measure(5).nats, rel=RELATIVE_TOLERANCE)
@@ -167,6 +167,4 @@ def test_no_text_and_broken_scores_are_refused(tokenizer):
     with pytest.raises(DataError, match="no text to measure"):
         bits_per_byte(Recorder(), tokenizer, documents("", ""), 8)
     with pytest.raises(CheckpointError, match="not finite"):
-        bits_per_byte(
-            lambda inputs, targets: np.full(len(inputs), np.nan), tokenizer, documents("ab"), 8
-        )
+        bits_per_byte(lambda windows: np.full(len(windows), np.nan), tokenizer, documents("ab"), 8)

@@ -11,7 +11,7 @@ from tiny_model import random_arrays, tiny_config, write_run, write_tokenizer
 from puna import hardware
 from puna.errors import CheckpointError, ConfigError, MachineError, TokenizerError, UsageError
 from puna.infer import generation
-from puna.infer.backends.base import Chunk
+from puna.infer.backends.base import Chunk, pages_for
 from puna.infer.engine import choose_backend, load_engine
 from puna.infer.sampling_params import SamplingParams
 
@@ -32,16 +32,12 @@ class Scripted:
         self.ids = list(ids)
         self.rows_read: list[int] = []
 
-    def past(self, capacity):
-        self.capacity = capacity
-        return self
-
-    length = 0
+    def reserve(self, pages):
+        self.pages = pages
 
     def step(self, chunks):
         (chunk,) = chunks
         self.rows_read.append(len(chunk.ids))
-        self.length += len(chunk.ids)
         logits = np.zeros((chunk.wanted_rows, 320), dtype=np.float32)
         if chunk.wanted_rows:
             logits[:, self.ids.pop(0) if self.ids else 2] = 9
@@ -66,7 +62,8 @@ def test_greedy_text_equals_a_plain_loop_over_whole_prompts(engine):
     ids = engine.tokenizer.encode("The llama", bos=True)
     start = len(ids)
     for _ in range(20):
-        logits = engine.backend.step([Chunk(engine.backend.past(len(ids)), np.array(ids))])
+        engine.backend.reserve(2)
+        logits = engine.backend.step([Chunk(np.arange(2), 0, np.array(ids))])
         ids.append(int(logits[-1].argmax()))
     wanted = engine.tokenizer.decode(ids).removeprefix("The llama")
     run = engine.generate("The llama", GREEDY)
@@ -143,7 +140,7 @@ def test_generation_ends_at_max_tokens_even_where_that_is_the_context_end(engine
 
 def test_the_cache_is_no_larger_than_the_text_can_get(engine):
     _, result, backend = say(engine, "x" * 30, max_tokens=5)
-    assert backend.capacity == result.prompt_tokens + 5
+    assert backend.pages == pages_for(result.prompt_tokens + 5)
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(engine):

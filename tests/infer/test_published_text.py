@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from puna.infer.backends.base import Chunk
+from puna.infer.backends.base import Chunk, pages_for
 from puna.infer.engine import Engine, load_engine
 from puna.infer.sampling_params import SamplingParams
 
@@ -34,11 +34,12 @@ def require(backend: str) -> str:
 
 def greedy_ids(engine: Engine, ids: list[int], count: int) -> list[int]:
     """`ids` and the `count` likeliest ones after them, straight from the backend's logits."""
-    past = engine.backend.past(len(ids) + count)
+    pages = np.arange(pages_for(len(ids) + count), dtype=np.int32)
+    engine.backend.reserve(len(pages))
     new, found = ids, list(ids)
     for _step in range(count):
-        logits = engine.backend.step([Chunk(past, np.array(new, dtype=np.int64))])[-1]
-        new = [int(logits.argmax())]
+        chunk = Chunk(pages, len(found) - len(new), np.array(new, dtype=np.int64))
+        new = engine.backend.likeliest([chunk]).tolist()
         found += new
     return found
 
@@ -82,8 +83,9 @@ def test_shards_give_the_logits_of_meta_s_own_code_and_of_transformers(folder, e
     arrays = load_file(DERIVED / folder / f"{expected}.safetensors")
     engine = load_engine(DERIVED / folder, require(backend), tokenizer_path=TOKENIZER)
     ids = arrays["input_ids"].reshape(-1)
-    past = engine.backend.past(len(ids))
-    logits = engine.backend.step([Chunk(past, ids.astype(np.int64), len(ids))])
+    pages = np.arange(pages_for(len(ids)), dtype=np.int32)
+    engine.backend.reserve(len(pages))
+    logits = engine.backend.step([Chunk(pages, 0, ids.astype(np.int64), len(ids))])
     wanted = arrays["logits"].reshape(len(ids), -1)
     # Sums in another order: float32 keeps 7 digits of logits that reach about 3.
     np.testing.assert_allclose(logits[-len(wanted) :], wanted, rtol=0, atol=5e-6)

@@ -1,6 +1,8 @@
 """What the engine asks of a backend: new token ids of some sequences in, the wanted logits out.
 
-The engine, the sampler and the evaluation do not know which backend runs underneath.
+The engine, the sampler and the evaluation do not know which backend runs underneath. Keys and
+values lie in pages; which page belongs to which sequence is the engine's business alone, so that
+sequences can share the pages of a common beginning.
 """
 
 from __future__ import annotations
@@ -14,38 +16,33 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.int64]
+PageArray = npt.NDArray[np.int32]
 
-IGNORED_TARGET = -100  # torch's own ignore_index, so that one array serves both backends
-
-
-class Past(Protocol):
-    """One sequence's keys and values, as its backend keeps them."""
-
-    @property
-    def length(self) -> int:
-        """Positions filled so far."""
-        ...
+PAGE_POSITIONS = 32  # one bf16 AMX tile of values; as many positions as a quantised group
 
 
 @dataclass(frozen=True)
 class Chunk:
     """The next tokens of one sequence: a piece of its prompt, or the one token just sampled.
 
-    `wanted_rows` says for how many of the last ids logits are wanted: none inside a long prompt,
-    one to go on, all to score the prompt itself.
+    `pages[i]` is the number of the page that holds positions 32 i .. 32 i + 31, for all positions
+    below `start + len(ids)`; those below `start` have been filled by earlier steps. `wanted_rows`
+    says for how many of the last ids logits are wanted: none inside a long prompt, one to go on,
+    all to score the prompt itself.
     """
 
-    past: Past
+    pages: PageArray
+    start: int
     ids: IdArray
     wanted_rows: int = 1
 
 
 class Backend(Protocol):
-    """A loaded model that turns token ids into logits."""
+    """A loaded model that turns token ids into logits. One thread at a time may use it."""
 
     @property
     def name(self) -> str:
-        """What runs, for people: `NumPy twin`, `torch 2.13.0 on cpu`."""
+        """What runs, for people: `NumPy twin`, `torch 2.13.0 on cpu`, `AMX, 2 threads`."""
         ...
 
     @property
@@ -53,27 +50,34 @@ class Backend(Protocol):
         """How many tokens the logits cover."""
         ...
 
-    def past(self, capacity: int) -> Past:
-        """An empty sequence with room for `capacity` positions."""
+    @property
+    def page_bytes(self) -> int:
+        """Memory that a page takes: keys and values of 32 positions, all layers."""
+        ...
+
+    def reserve(self, pages: int) -> None:
+        """Have that many pages, numbered from 0; what earlier pages held is lost.
+
+        Raises MachineError when memory does not suffice.
+        """
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> FloatArray:
-        """Run the chunks, growing each past; logits [sum of wanted_rows, vocabulary].
+        """Run the chunks and fill their pages; logits [sum of wanted_rows, vocabulary].
 
-        Positions continue after each past's length. Raises UsageError past the context's or the
-        capacity's end.
+        Raises UsageError past the context's end, for an unknown id, or for a page not reserved.
         """
         ...
 
-    def score(self, inputs: IdArray, targets: IdArray) -> npt.NDArray[np.float64]:
-        """Summed log-probabilities, in nats, of each row's `targets`: float64 [batch].
+    def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
+        """As `step`, but the id of each row's greatest logit (of equals the lowest): [rows]."""
+        ...
 
-        inputs and targets are [batch, time], at most the context long; position i of the inputs
-        predicts position i of the targets, and targets of IGNORED_TARGET do not count.
-        """
+    def score(self, chunks: Sequence[Chunk], targets: IdArray) -> npt.NDArray[np.float64]:
+        """As `step`, but each row's log-probability, in nats, of the target id: [rows]."""
         ...
 
 
-def rows_per_block(vocabulary_size: int) -> int:
-    """How many rows of logits to hold at once while scoring: 64 MiB of float32."""
-    return max(1, (1 << 24) // vocabulary_size)
+def pages_for(positions: int) -> int:
+    """How many pages hold that many positions of a sequence."""
+    return -(-positions // PAGE_POSITIONS)
