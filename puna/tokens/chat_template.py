@@ -21,7 +21,6 @@ from puna.errors import TokenizerError
 RENDER_SECONDS = 2  # the longest template in use takes ten milliseconds
 _START_SECONDS = 30
 _LONGEST_ANSWER = 32 << 20  # bytes; the worker stops long before
-_LENGTH_BYTES = 4
 _WORKER = Path(__file__).with_name("chat_worker.py")
 # -P: the worker's own folder is not where it imports from. The path is handed on, so that it finds
 # Jinja where this process does.
@@ -115,16 +114,14 @@ class _Worker:
         watchdog.start()
         try:
             if request:
-                self._process.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "little") + request)
+                self._process.stdin.write(request + b"\n")
                 self._process.stdin.flush()
-            head = self._process.stdout.read(_LENGTH_BYTES)
-            size = int.from_bytes(head, "little")
-            content = self._process.stdout.read(size) if 0 < size <= _LONGEST_ANSWER else b""
+            content = self._process.stdout.readline(_LONGEST_ANSWER)
         except OSError:  # the pipe is broken
-            content, size = b"", 1
+            content = b""
         finally:
             watchdog.cancel()
-        if not content or len(content) < size:
+        if not content.endswith(b"\n"):
             self._end()
             return None
         answer: dict[str, Any] = json.loads(content)

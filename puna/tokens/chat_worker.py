@@ -4,15 +4,14 @@ Run as a script by puna.tokens.chat_template; needs nothing of Puna. A template 
 that somebody else wrote. Jinja's sandbox keeps it from the machine, not from using it up: a loop,
 a product of strings, a power of numbers run in C, where no limit within the same process ends them.
 
-Messages both ways are a length as four bytes, then JSON.
+Messages both ways are JSON, a line each.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import struct
-from typing import Any, BinaryIO
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -25,7 +24,6 @@ try:
 except ImportError:  # Windows: only the clock of the other end is left there
     resource = None  # type: ignore[assignment]
 
-LENGTH = struct.Struct("<I")
 MEMORY_BYTES = 512 << 20  # of address space, interpreter and Jinja among it
 MOST_CHARACTERS = 4 << 20  # of a prompt: beyond any model's context
 
@@ -123,31 +121,16 @@ def limit_cpu(seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, hard))
 
 
-def send(stream: BinaryIO, message: dict[str, Any]) -> None:
-    """Write one message."""
-    content = json.dumps(message).encode()
-    stream.write(LENGTH.pack(len(content)) + content)
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> dict[str, Any] | None:
-    """Read one message; None where the other end is gone."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    content = stream.read(LENGTH.unpack(head)[0])
-    message: dict[str, Any] = json.loads(content)
-    return message
-
-
 def main() -> None:
     """Answer requests until there are no more."""
     limit_memory()
     compiled: dict[str, jinja2.Template] = {}
     with open(0, "rb") as requests, open(1, "wb") as answers:
-        send(answers, {"ready": True})
-        while (request := receive(requests)) is not None:
-            send(answers, answer(request, compiled))
+        answers.write(b'{"ready": true}\n')
+        answers.flush()
+        for request in requests:
+            answers.write(json.dumps(answer(json.loads(request), compiled)).encode() + b"\n")
+            answers.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 An encoder sees text without markup and puts no space before it, unless `adds_prefix`. Where
 `words` is not None, a text may be cut into what it finds and encoded part by part: the ids joined
-are those of the whole text. `whole_because` says why not, where it is None.
+are those of the whole text. `whole_because` says why not, where it is None. `finds` are the
+user-defined pieces that it finds in a text by itself.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import sentencepiece
 import tokenizers
+import tokenizers.models
 from numpy.typing import NDArray
-from tokenizers import models, normalizers, pre_tokenizers
 
 from puna.errors import TokenizerError
 from puna.tokens.formats.sentencepiece_model import has_byte_fallback, without_dummy_prefix
-from puna.tokens.formats.tokenizer_json import LLAMA3_PATTERN
+from puna.tokens.formats.tokenizer_json import PRE_TOKENIZERS, PREFIX_FORMS
 from puna.tokens.vocabulary import SPACE_MARK, PieceType, Vocabulary
 
 Ids = NDArray[np.int32]
@@ -53,23 +54,6 @@ _LLAMA3_WORDS = re.compile(
 WORDS_OF_BPE = {"gpt-2": _GPT2_WORDS, "smollm": _GPT2_WORDS, "llama-bpe": _LLAMA3_WORDS}
 
 
-class Encoder(Protocol):
-    """Text without markup to ids."""
-
-    adds_prefix: bool  # puts a space before a text by itself
-    finds: frozenset[int]  # user-defined pieces that it finds in a text by itself
-    words: re.Pattern[str] | None
-    whole_because: str
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text. Raises ValueError for a lone surrogate."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, made on all cores. Raises as `encode` does."""
-        ...
-
-
 class SentencePieceEncoder:
     """Runs a checked `tokenizer.model`."""
 
@@ -86,7 +70,7 @@ class SentencePieceEncoder:
             raise TokenizerError(f"{path} is refused by SentencePiece: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        """As Encoder has it."""
+        """The ids of a text. Raises ValueError for a lone surrogate."""
         try:
             ids: list[int] = self._model.encode(text)
         except (RuntimeError, TypeError) as error:
@@ -94,7 +78,7 @@ class SentencePieceEncoder:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """As Encoder has it."""
+        """The ids of each text, made on all cores. Raises as `encode` does."""
         try:
             encoded: list[Ids] = self._model.encode(list(texts), out_type="numpy")
         except (RuntimeError, TypeError) as error:
@@ -141,16 +125,22 @@ class BpeEncoder:
         return self._build()
 
     def encode(self, text: str) -> list[int]:
-        """As Encoder has it. Raises TokenizerError where a file's own rules fail on the text."""
+        """The ids of a text.
+
+        Raises ValueError for a lone surrogate, TokenizerError where the file's own rules fail.
+        """
         with guarded(self._path):
             ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """As Encoder has it. Raises as `encode` does."""
+        """The ids of each text, made on all cores. Raises as `encode` does."""
         with guarded(self._path):
             encoded = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int32) for one in encoded]
+
+
+Encoder = SentencePieceEncoder | BpeEncoder
 
 
 def words_of_spm(vocabulary: Vocabulary) -> tuple[re.Pattern[str] | None, str]:
@@ -201,11 +191,18 @@ class guarded:
 def _engine(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     """A tokenizer without added tokens, prefix and post-processing: only cutting and merging."""
     is_spm = vocabulary.kind == "spm"
+    normalizer, pre_tokenizer = PREFIX_FORMS["never"]
+    if not is_spm:
+        normalizer, pre_tokenizer = None, PRE_TOKENIZERS[vocabulary.pre_tokenizer]
+    rules = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    engine = tokenizers.Tokenizer.from_str(json.dumps({**rules, "model": empty}))
     kinds = (PieceType.CONTROL, PieceType.USER_DEFINED, PieceType.UNUSED)
     typed = zip(vocabulary.pieces, vocabulary.types, strict=True)
     ids = {piece: token for token, (piece, kind) in enumerate(typed) if kind not in kinds}
     merges = [(left, right) for left, _, right in (one.partition(" ") for one in vocabulary.merges)]
-    model = models.BPE(
+    # As JSON they would take twice as long.
+    engine.model = tokenizers.models.BPE(
         vocab=ids,
         merges=[pair for pair in merges if pair[0] + pair[1] in ids],
         unk_token=vocabulary.pieces[vocabulary.unknown_id] if is_spm else None,
@@ -213,18 +210,4 @@ def _engine(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
         byte_fallback=is_spm,
         ignore_merges=vocabulary.pre_tokenizer == "llama-bpe",
     )
-    engine = tokenizers.Tokenizer(model)
-    if is_spm:
-        engine.normalizer = normalizers.Replace(" ", SPACE_MARK)
-        return engine
-    bytes_with_rules = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if vocabulary.pre_tokenizer == "gpt-2":
-        engine.pre_tokenizer = bytes_with_rules
-    elif vocabulary.pre_tokenizer == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        engine.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_with_rules])
-    else:
-        split = pre_tokenizers.Split(tokenizers.Regex(LLAMA3_PATTERN), "isolated")
-        only_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        engine.pre_tokenizer = pre_tokenizers.Sequence([split, only_bytes])
     return engine

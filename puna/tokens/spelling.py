@@ -9,37 +9,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from puna.tokens.byte_spelling import read_spelling
 from puna.tokens.formats.sentencepiece_model import UNKNOWN_SURFACE
 from puna.tokens.vocabulary import SPACE_MARK, PieceType, Vocabulary
 
 _REPLACEMENT = "\ufffd"
-
-
-class TextStream(Protocol):
-    """Ids in, text out; the pieces joined are the text of all the ids."""
-
-    def push(self, token: int) -> str:
-        """The text that `token` completes, often all of its piece, sometimes nothing."""
-        ...
-
-    def flush(self) -> str:
-        """What is still held back, as U+FFFD; the next `push` starts a new text."""
-        ...
-
-
-class Spelling(Protocol):
-    """The text of ids; ids are within the vocabulary. `markup` spells control tokens out."""
-
-    def decode(self, ids: Sequence[int], *, markup: bool) -> str:
-        """The text of `ids`."""
-        ...
-
-    def stream(self, *, markup: bool) -> TextStream:
-        """A decoder for ids that arrive one at a time."""
-        ...
 
 
 class SentencePieceSpelling:
@@ -67,16 +42,16 @@ class SentencePieceSpelling:
         ) - frozenset(vocabulary.ids_of(PieceType.UNKNOWN))
 
     def decode(self, ids: Sequence[int], *, markup: bool) -> str:
-        """As Spelling has it."""
+        """The text of `ids`, all within the vocabulary; `markup` spells control tokens out."""
         stream = self.stream(markup=markup)
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def stream(self, *, markup: bool) -> TextStream:
-        """As Spelling has it."""
-        return _SentencePieceStream(self, markup)
+    def stream(self, *, markup: bool) -> SentencePieceStream:
+        """A decoder for ids that arrive one at a time."""
+        return SentencePieceStream(self, markup)
 
 
-class _SentencePieceStream:
+class SentencePieceStream:
     """Holds the bytes of a character that is not complete, and watches for the first space."""
 
     def __init__(self, spelling: SentencePieceSpelling, markup: bool) -> None:
@@ -86,7 +61,7 @@ class _SentencePieceStream:
         self._takes_space = spelling.takes_spaces
 
     def push(self, token: int) -> str:
-        """As TextStream has it."""
+        """The text that `token` completes, often all of its piece, sometimes nothing."""
         byte = self._spelling.bytes.get(token)
         if byte is not None:
             self._bytes.append(byte)
@@ -100,7 +75,7 @@ class _SentencePieceStream:
         return text
 
     def flush(self) -> str:
-        """As TextStream has it."""
+        """What is still held back, as U+FFFD; the next `push` starts a new text."""
         text = self._take_rest()
         self._takes_space = self._spelling.takes_spaces
         return text
@@ -129,18 +104,18 @@ class ByteLevelSpelling:
         self.control = frozenset(vocabulary.ids_of(PieceType.CONTROL, PieceType.UNKNOWN))
 
     def decode(self, ids: Sequence[int], *, markup: bool) -> str:
-        """As Spelling has it."""
+        """The text of `ids`, all within the vocabulary; `markup` spells control tokens out."""
         shown: Iterable[int] = ids
         if not markup and not self.control.isdisjoint(ids):
             shown = (token for token in ids if token not in self.control)
         return b"".join(map(self.bytes.__getitem__, shown)).decode("utf-8", "replace")
 
-    def stream(self, *, markup: bool) -> TextStream:
-        """As Spelling has it."""
-        return _ByteLevelStream(self, markup)
+    def stream(self, *, markup: bool) -> ByteLevelStream:
+        """A decoder for ids that arrive one at a time."""
+        return ByteLevelStream(self, markup)
 
 
-class _ByteLevelStream:
+class ByteLevelStream:
     """Holds the bytes of a character that is not complete."""
 
     def __init__(self, spelling: ByteLevelSpelling, markup: bool) -> None:
@@ -149,14 +124,17 @@ class _ByteLevelStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """As TextStream has it."""
+        """The text that `token` completes, often all of its piece, sometimes nothing."""
         return "" if token in self._hidden else self._decoder.decode(self._bytes[token])
 
     def flush(self) -> str:
-        """As TextStream has it."""
+        """What is still held back, as U+FFFD; the next `push` starts a new text."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text
+
+
+TextStream = SentencePieceStream | ByteLevelStream
 
 
 def _bytes_of(piece: str, kind: PieceType) -> bytes:

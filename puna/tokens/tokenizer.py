@@ -27,7 +27,7 @@ from puna.tokens.formats.tokenizer_json_writer import (
     write_tokenizer_json,
 )
 from puna.tokens.marks import Marks
-from puna.tokens.spelling import ByteLevelSpelling, SentencePieceSpelling, Spelling, TextStream
+from puna.tokens.spelling import ByteLevelSpelling, SentencePieceSpelling, TextStream
 from puna.tokens.tokenizer_file import (
     FILE_NAME,
     KIND,
@@ -249,7 +249,7 @@ class Tokenizer:
             tools=None if tools is None else list(tools),
             documents=None,
             add_generation_prompt=add_generation_prompt,
-            **self._template_tokens(),
+            **self.vocabulary.named_pieces(),
         )
 
     def apply_chat(
@@ -310,7 +310,7 @@ class Tokenizer:
         return write_sentencepiece(self.vocabulary) if is_spm else None
 
     @cached_property
-    def _spelling(self) -> Spelling:
+    def _spelling(self) -> SentencePieceSpelling | ByteLevelSpelling:
         if self.vocabulary.kind == "bpe":
             return ByteLevelSpelling(self.vocabulary)
         if (model := self._content.model) is None:
@@ -321,17 +321,6 @@ class Tokenizer:
     def _template(self) -> ChatTemplate | None:
         source = self.vocabulary.chat_template
         return None if source is None else ChatTemplate(source, str(self.path))
-
-    def _template_tokens(self) -> dict[str, str]:
-        """bos_token and its like, as templates name them; text of none is empty."""
-        vocabulary = self.vocabulary
-        named = {
-            "bos_token": vocabulary.bos_id,
-            "eos_token": vocabulary.eos_id,
-            "unk_token": vocabulary.unknown_id,
-            "pad_token": vocabulary.padding_id,
-        }
-        return {name: vocabulary.pieces[one] if one >= 0 else "" for name, one in named.items()}
 
     def _with_prefix(self, text: str, *, is_first: bool) -> str:
         """`text` after the space that SentencePiece's kind puts before it."""

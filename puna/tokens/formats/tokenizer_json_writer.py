@@ -42,6 +42,10 @@ def write_tokenizer_json(vocabulary: Vocabulary) -> bytes:
             "merges": [merge.split(" ") for merge in vocabulary.merges or spm_merges(vocabulary)],
         },
     }
+    return _as_json(record)
+
+
+def _as_json(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -59,20 +63,13 @@ def write_tokenizer_config(vocabulary: Vocabulary) -> bytes:
             str(token.pop("id")): token for token in _added_tokens(vocabulary)
         },
     }
-    for name, token in (
-        ("bos_token", vocabulary.bos_id),
-        ("eos_token", vocabulary.eos_id),
-        ("unk_token", vocabulary.unknown_id),
-        ("pad_token", vocabulary.padding_id),
-    ):
-        if token >= 0:
-            record[name] = vocabulary.pieces[token]
+    record |= {name: piece for name, piece in vocabulary.named_pieces().items() if piece}
     if vocabulary.kind == "spm":
         record["legacy"] = vocabulary.prefix_after_marks
         record["add_prefix_space"] = vocabulary.dummy_prefix
     if vocabulary.chat_template is not None:
         record["chat_template"] = vocabulary.chat_template
-    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
+    return _as_json(record)
 
 
 def write_generation_config(vocabulary: Vocabulary) -> bytes | None:
@@ -82,7 +79,7 @@ def write_generation_config(vocabulary: Vocabulary) -> bytes | None:
     record: dict[str, Any] = {"eos_token_id": list(vocabulary.stop_ids)}
     if vocabulary.bos_id >= 0:
         record["bos_token_id"] = vocabulary.bos_id
-    return (json.dumps(record, indent=1) + "\n").encode()
+    return _as_json(record)
 
 
 def prefix_form(vocabulary: Vocabulary) -> tuple[Any, Any]:
