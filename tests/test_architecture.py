@@ -25,7 +25,7 @@ ALLOWED: dict[str, str] = {}
 
 TORCH_AT_IMPORT = (
     "puna/train/",
-    "puna/infer/backends/torch_backend.py",
+    "puna/infer/backends/torch_",
     "puna/model/llama.py",
     "puna/model/attention.py",
     "puna/model/flash.py",

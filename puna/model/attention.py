@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from puna.model.flash import causal_attention
 from puna.model.linear import linear
@@ -12,31 +13,30 @@ from puna.model.rotary import rotate
 from puna.model.sizes import ModelConfig
 
 
-class KvCache:
-    """Keys and values of every layer for `batch` sequences of up to `capacity` positions.
+class Past(Protocol):
+    """What lies before new rows, each at its own position of its own sequence.
 
-    `length` is how many positions are filled; `Llama.hidden` advances it once a step.
+    Who runs the model on new rows alone keeps their keys and values, and gives one of these to
+    `Llama.hidden`.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch: int,
-        capacity: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (config.layers, batch, config.kv_head_count, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.length = 0
+    @property
+    def cosines(self) -> Tensor:
+        """Of each row's turn, float32 [rows, head_dim / 2]."""
+        ...
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [batch, kv_heads, time, head_dim] after `length`; all keys and values so far."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    @property
+    def sines(self) -> Tensor:
+        """Of each row's turn, float32 [rows, head_dim / 2]."""
+        ...
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keep the rows' keys and values; softmax(q kᵀ / sqrt(head_dim)) v over each row's past.
+
+        query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]; a row sees the
+        positions up to its own. Returns query's shape.
+        """
+        ...
 
 
 class Attention(nn.Module):
@@ -52,42 +52,22 @@ class Attention(nn.Module):
         self.wo = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
 
     def forward(
-        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
+        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[Past, int] | None = None
     ) -> Tensor:
-        """[batch, time, dim] -> the same; with `past`, after that layer of the cache."""
+        """[batch, time, dim] -> the same; or [rows, dim] after a past, at this layer's index."""
         if past is None:
             weights = (self.wq.weight, self.wk.weight, self.wv.weight)
             # One wide product is faster than three; its rows are what the fused kernel reads.
             joined = linear(x, torch.cat(weights))
             mixed = causal_attention(joined, cosines, sines, self.heads)
         else:
-            mixed = self._after_past(x, (cosines, sines), past)
+            mixed = self._after_past(x, (cosines[:, None], sines[:, None]), past)
         return linear(mixed, self.wo.weight)
 
-    def _after_past(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[KvCache, int]
-    ) -> Tensor:
-        """The mix [batch, time, heads · head_dim] of new rows, which join the layer's cache."""
+    def _after_past(self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[Past, int]) -> Tensor:
+        """The mix [rows, heads · head_dim] of new rows with what came before them."""
         query, key, value = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for project in (self.wq, self.wk, self.wv)
-        )  # batch heads time head_dim
-        cache, layer = past
-        keys, values = cache.append(layer, rotate(key, *turn), value)
-        mixed = self._attend_past(rotate(query, *turn), keys, values)
-        return mixed.transpose(1, 2).flatten(2)
-
-    def _attend_past(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend from the newest rows over all cached positions."""
-        rows, columns = query.shape[2], keys.shape[2]
-        mask = None
-        if rows > 1:  # row i sees the columns up to its own position
-            mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
-            mask = mask.tril(columns - rows)
-        return functional.scaled_dot_product_attention(
-            query,
-            keys.type_as(query),
-            values.type_as(query),
-            attn_mask=mask,
-            enable_gqa=self.heads != self.kv_heads,
-        )
+            project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.wq, self.wk, self.wv)
+        )  # rows heads head_dim
+        before, layer = past
+        return before.attend(layer, rotate(query, *turn), rotate(key, *turn), value).flatten(1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from puna.errors import UsageError
-from puna.model.attention import Attention, KvCache
+from puna.model.attention import Attention, Past
 from puna.model.rmsnorm import RMSNorm
 from puna.model.rotary import rotary_factors
 from puna.model.sizes import ModelConfig
@@ -37,9 +37,9 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_epsilon)
 
     def forward(
-        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[KvCache, int] | None = None
+        self, x: Tensor, cosines: Tensor, sines: Tensor, past: tuple[Past, int] | None = None
     ) -> Tensor:
-        """[batch, time, dim] -> the same shape; `past` is a cache and this layer's index in it."""
+        """[batch, time, dim] -> the same; or [rows, dim] after a past, at this layer's index."""
         x = x + self.attention(self.attention_norm(x), cosines, sines, past)
         out: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return out
@@ -67,41 +67,37 @@ class Llama(nn.Module):
     def hidden(
         self,
         ids: Tensor,
-        cache: KvCache | None = None,
+        past: Past | None = None,
         blocks: Iterable[nn.Module] | None = None,
     ) -> Tensor:
-        """The final normalised states [batch, time, dim] for `ids` [batch, time].
+        """The final normalised states [batch, time, dim] for whole sequences `ids` [batch, time].
 
-        `blocks` stands for the layers where training runs them its own way (checkpointed,
-        compiled).
-
-        With a cache, positions continue after `cache.length` and the keys and values are
-        appended (keys as they were turned when their sequence was that long, see `dynamic` in
-        RopeScaling). Raises UsageError when they would pass the context length.
+        With a `past`, ids [rows] are new ones after it, and the states [rows, dim]. `blocks`
+        stands for the layers where they run in another way (checkpointed, compiled). Raises
+        UsageError when whole sequences pass the context length.
         """
-        start = cache.length if cache is not None else 0
-        end = start + ids.shape[1]
+        turn = self.turns(0, ids.shape[1]) if past is None else (past.cosines, past.sines)
+        x: Tensor = self.tok_embeddings(ids)
+        for layer, block in enumerate(self.layers if blocks is None else blocks):
+            x = block(x, *turn, None if past is None else (past, layer))
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward(self, ids: Tensor, past: Past | None = None) -> Tensor:
+        """Logits [..., vocabulary] for the token after each of `ids`; see `hidden`."""
+        logits: Tensor = self.output(self.hidden(ids, past))
+        return logits
+
+    def turns(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the positions from `start` on in a sequence of `end`.
+
+        Raises UsageError when that passes the context length.
+        """
         if end > self.config.context_length:
             raise UsageError(
                 f"positions up to {end} were asked for, the model's context is "
                 f"{self.config.context_length} tokens"
             )
-        cosines, sines = self._turns(start, end)
-        x: Tensor = self.tok_embeddings(ids)
-        for index, block in enumerate(self.layers if blocks is None else blocks):
-            x = block(x, cosines, sines, None if cache is None else (cache, index))
-        if cache is not None:
-            cache.length = end
-        out: Tensor = self.norm(x)
-        return out
-
-    def forward(self, ids: Tensor, cache: KvCache | None = None) -> Tensor:
-        """Logits [batch, time, vocabulary] for the token after each of `ids` [batch, time]."""
-        logits: Tensor = self.output(self.hidden(ids, cache))
-        return logits
-
-    def _turns(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the positions from `start` on in a sequence of `end`."""
         cosines, sines = self.rotary_cosines, self.rotary_sines
         if end > self.config.unstretched_length:
             device = cosines.device

@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from puna.console import Console
 from puna.data.corpus import Corpus, build_corpus
 from puna.data.sources.own import OwnText
 from puna.data.split import SPLITS
 from puna.errors import ConfigError, DataError
+from puna.hardware import DeviceKind
 from puna.infer.backends.torch_backend import TorchBackend
 from puna.infer.engine import Engine
 from puna.infer.sampling_params import SamplingParams
@@ -159,9 +160,8 @@ def _writer(recipe: Recipe, tokenizer: Tokenizer) -> SampleText:
     """What writes a sample with the live model: the same words asked each time, same seed."""
 
     def write(model: Llama) -> str:
-        backend = TorchBackend(
-            model.config, state.model_arrays(model), device=str(model.norm.weight.device.type)
-        )
+        device = cast(DeviceKind, model.norm.weight.device.type)
+        backend = TorchBackend(model.config, state.model_arrays(model), device)
         engine = Engine(
             config=model.config,
             tokenizer=tokenizer,

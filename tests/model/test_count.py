@@ -116,16 +116,16 @@ def test_training_state_is_as_large_as_counted(config):
 @pytest.mark.parametrize("bytes_per_value", [2, 4])
 def test_weights_and_kv_cache_are_as_large_as_counted(config, bytes_per_value):
     torch = pytest.importorskip("torch")
-    from puna.model.attention import KvCache
+    from puna.infer.backends.torch_pages import PagedCache
     from puna.model.llama import Llama
 
     dtype = {2: torch.bfloat16, 4: torch.float32}[bytes_per_value]
     model = Llama(config).to(dtype)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     assert weights == count.weight_bytes(config, bytes_per_value)
-    cache = KvCache(config, batch=3, capacity=20, dtype=dtype)
-    measured = cache.keys.nbytes + cache.values.nbytes
-    assert measured == count.kv_cache_bytes(config, 3, 20, bytes_per_value)
+    cache = PagedCache(config, 2, dtype, torch.device("cpu"))
+    measured = cache.keys.nbytes + cache.values.nbytes  # two pages and the spare one
+    assert measured == count.kv_cache_bytes(config, 3, 32, bytes_per_value)
 
 
 def bytes_kept(run) -> int:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hf_layout import hf_to_meta
+from hf_peer import hf_peer, to_ours
 from tiny_model import random_arrays, tiny_config
 
 from puna.errors import UsageError
@@ -15,15 +15,14 @@ from puna.model.sizes import ModelConfig, RopeScaling, named
 
 torch = pytest.importorskip("torch")
 
-from puna.model.attention import KvCache  # noqa: E402
 from puna.model.llama import Llama  # noqa: E402
 
 # Logits of size 1 in float32, sums in another order.
 LOGIT_TOLERANCE = 1e-5
 # Gradients are compared relative to the largest value of the same weight's gradient.
 GRADIENT_TOLERANCE = 1e-5
-# The cached path and the full one add in another order; logits here are of size 5.
-CACHE_TOLERANCE = 2e-5
+# Repeated heads and grouped ones add in another order; logits here are of size 5.
+GROUP_TOLERANCE = 2e-5
 
 BASE = ModelConfig(dim=64, layers=3, heads=4, hidden_dim=88, vocabulary_size=97, context_length=160)
 SHAPES = {
@@ -47,58 +46,6 @@ SHAPES = {
     ),
 }
 LENGTHS = (1, 7, 129, 160)
-
-
-def hf_rope(config: ModelConfig) -> dict:
-    """transformers' rope_parameters for the same angles."""
-    scaling = config.rope_scaling
-    if scaling is None:
-        return {"rope_type": "default", "rope_theta": config.rope_theta}
-    result = {
-        "rope_type": scaling.kind,
-        "rope_theta": config.rope_theta,
-        "factor": scaling.factor,
-    }
-    if scaling.kind == "llama3":
-        result |= {
-            "low_freq_factor": scaling.low_frequency_factor,
-            "high_freq_factor": scaling.high_frequency_factor,
-            "original_max_position_embeddings": scaling.original_context_length,
-        }
-    return result
-
-
-def hf_peer(config: ModelConfig, seed: int = 0):
-    """A random LlamaForCausalLM of the same shape, its norms not 1, its attention not flat."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(seed)
-    peer = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocabulary_size,
-            hidden_size=config.dim,
-            intermediate_size=config.ffn_dim,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_head_count,
-            max_position_embeddings=config.unstretched_length,
-            rms_norm_eps=config.norm_epsilon,
-            tie_word_embeddings=config.tied_embeddings,
-            rope_parameters=hf_rope(config),
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in peer.named_parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(0.5, 1.5)
-            elif "q_proj" in name or "k_proj" in name:
-                parameter.mul_(10)
-    return peer.eval()
-
-
-def to_ours(peer, config: ModelConfig, read) -> dict[str, np.ndarray]:
-    """`read(parameter)` of each of the peer's parameters, by our names and in our layout."""
-    arrays = {name: read(parameter).numpy() for name, parameter in peer.named_parameters()}
-    return hf_to_meta(arrays, config.head_dim, tied=config.tied_embeddings)
 
 
 def pair(config: ModelConfig):
@@ -191,34 +138,6 @@ def test_a_later_token_never_changes_an_earlier_logit(shape, changed):
         assert not torch.equal(first[:, changed:], second[:, changed:])
 
 
-def test_dynamic_scaling_decodes_beyond_the_original_length_as_transformers_does():
-    config = SHAPES["dynamic scaling"]
-    peer, model = pair(config)
-    batch = ids(config, 1, 120)
-    cache, past = KvCache(config, batch=1, capacity=120), None
-    with torch.no_grad():
-        for piece in torch.split(batch, [30, 10, 1, 1, 58, 20], dim=1):
-            wanted = peer(piece, past_key_values=past, use_cache=True)
-            past = wanted.past_key_values
-            found = model(piece, cache)
-            torch.testing.assert_close(found, wanted.logits, atol=LOGIT_TOLERANCE, rtol=0)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("pieces", [[1] * 20, [5, 1, 1, 13], [19, 1], [20]])
-def test_decoding_with_a_cache_equals_the_full_forward_pass(shape, pieces):
-    config = SHAPES[shape]
-    model = load(Llama(config), random_arrays(config))
-    batch = ids(config, 3, 20)
-    cache = KvCache(config, batch=3, capacity=20)
-    with torch.no_grad():
-        full = model(batch)
-        parts = [model(piece, cache) for piece in torch.split(batch, pieces, dim=1)]
-    assert cache.length == 20
-    found = torch.cat(parts, dim=1)
-    torch.testing.assert_close(found, full, atol=CACHE_TOLERANCE * full.abs().max().item(), rtol=0)
-
-
 def test_grouped_queries_equal_heads_whose_keys_and_values_are_repeated():
     grouped = SHAPES["grouped-query"]
     arrays = random_arrays(grouped)
@@ -233,7 +152,7 @@ def test_grouped_queries_equal_heads_whose_keys_and_values_are_repeated():
     with torch.no_grad():
         found = load(Llama(grouped), arrays)(batch)
         wanted = load(Llama(SHAPES["multi-head"]), repeated)(batch)
-    torch.testing.assert_close(found, wanted, atol=CACHE_TOLERANCE * found.abs().max(), rtol=0)
+    torch.testing.assert_close(found, wanted, atol=GROUP_TOLERANCE * found.abs().max(), rtol=0)
 
 
 @pytest.mark.parametrize("length", [161, 400])
@@ -241,16 +160,6 @@ def test_positions_beyond_the_context_are_refused(length):
     model = Llama(BASE)
     with pytest.raises(UsageError, match=f"positions up to {length} .* context is 160"):
         model(ids(BASE, 1, length))
-
-
-def test_a_cache_cannot_lead_beyond_the_context():
-    model, cache = Llama(BASE), KvCache(BASE, batch=1, capacity=200)
-    with torch.no_grad():
-        model(ids(BASE, 1, 159), cache)
-        model(ids(BASE, 1, 1), cache)
-        with pytest.raises(UsageError, match="positions up to 161"):
-            model(ids(BASE, 1, 1), cache)
-    assert cache.length == 160
 
 
 def test_fresh_weights_have_the_stated_spread_and_come_from_the_seed_alone():

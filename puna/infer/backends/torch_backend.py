@@ -1,12 +1,8 @@
-"""The torch backend: puna.model.Llama on a CPU or a CUDA device, behind the protocol.
-
-The only file of puna.infer that imports torch. Weights and caches are float32; sequences of one
-step run one after the other, each through torch's fused attention.
-"""
+"""The torch backend: puna.model.Llama on a CPU or a CUDA device, behind the protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,97 +10,143 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from puna.errors import CheckpointError, UsageError
-from puna.infer.backends.base import (
-    IGNORED_TARGET,
-    Chunk,
-    FloatArray,
-    IdArray,
-    rows_per_block,
-)
-from puna.model.attention import KvCache
+from puna import hardware
+from puna.console import human_bytes
+from puna.errors import CheckpointError, MachineError, UsageError
+from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
+from puna.infer.backends.torch_graphs import DecodeGraphs
+from puna.infer.backends.torch_pages import PagedCache, lay_out
+from puna.model import count
 from puna.model.llama import Llama
 from puna.model.rotary import rotary_factors
 from puna.model.sizes import ModelConfig
 
-
-class TorchPast(KvCache):
-    """One sequence's cache that also knows its capacity."""
-
-    def __init__(self, config: ModelConfig, capacity: int, device: torch.device) -> None:
-        super().__init__(config, 1, capacity, torch.float32, device)
-        self.capacity = capacity
+LOGIT_BYTES = 64 << 20  # of logits and their log-softmax, both float32, at once while scoring
 
 
 class TorchBackend:
-    """Llama in float32 on `device`: cuda where torch finds one, else the CPU."""
+    """Llama on `device`: cuda where torch finds one, else the CPU.
+
+    Weights, keys and values are of `precision`: on a GPU what suits it, on a CPU float32 unless
+    asked. `graphs` has CUDA replay decode steps. Raises MachineError for a precision that the
+    device lacks, CheckpointError as `llama_from_arrays`.
+    """
 
     def __init__(
-        self, config: ModelConfig, arrays: Mapping[str, FloatArray], device: str | None = None
+        self,
+        config: ModelConfig,
+        arrays: Mapping[str, FloatArray],
+        device: hardware.DeviceKind | None = None,
+        *,
+        precision: hardware.PrecisionWish = "auto",
+        graphs: bool = True,
     ) -> None:
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(chosen)
-        self.model = llama_from_arrays(config, arrays).to(self.device).eval()
-        self.name = f"torch {torch.__version__} on {chosen}"
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        wish = "fp32" if kind == "cpu" and precision == "auto" else precision
+        chosen = hardware.choose_precision(kind, wish).dtype
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[chosen]
+        self.model = llama_from_arrays(config, arrays, dtype, torch.device(kind))
+        self.name = f"torch {torch.__version__} on {kind}, {chosen}"
         self.vocabulary_size = config.vocabulary_size
+        self.page_bytes = count.kv_cache_bytes(config, 1, PAGE_POSITIONS, dtype.itemsize)
+        self._cache = PagedCache(config, 0, dtype, torch.device(kind))
+        self._graphs = DecodeGraphs(self.model) if graphs and kind == "cuda" else None
 
-    def past(self, capacity: int) -> TorchPast:
-        """An empty sequence with room for `capacity` positions."""
-        return TorchPast(self.model.config, capacity, self.device)
+    def reserve(self, pages: int) -> None:
+        """Have that many pages, all empty. Raises MachineError when memory does not suffice."""
+        dtype, device = self._cache.keys.dtype, self._cache.keys.device
+        self._cache = PagedCache(self.model.config, 0, dtype, device)  # frees the earlier pages
+        if self._graphs is not None:
+            self._graphs.forget()
+        needed = (pages + 1) * self.page_bytes
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            available = torch.cuda.mem_get_info()[0]
+        else:
+            available = hardware.memory_available_bytes()
+        if needed > available:
+            raise MachineError(
+                f"keys and values of {pages * PAGE_POSITIONS} tokens need {human_bytes(needed)} "
+                f"on {device.type}, {human_bytes(available)} are free",
+                hint="serve fewer or shorter texts at once, or take a smaller model",
+            )
+        self._cache = PagedCache(self.model.config, pages, dtype, device)
 
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> FloatArray:
         """Logits [sum of wanted_rows, vocabulary]; see Backend.step."""
-        states = []
-        for chunk in chunks:
-            assert isinstance(chunk.past, TorchPast)
-            end = chunk.past.length + len(chunk.ids)
-            if end > chunk.past.capacity:
-                raise UsageError(
-                    f"positions up to {end} were asked for, there is room for {chunk.past.capacity}"
-                )
-            hidden = self.model.hidden(self._ids(chunk.ids)[None], chunk.past)[0]
-            states.append(hidden[len(chunk.ids) - chunk.wanted_rows :])
-        logits: FloatArray = self.model.output(torch.cat(states)).float().cpu().numpy()
+        parts = [block.cpu() for block in self._logits(chunks)]
+        logits: FloatArray = torch.cat(parts).numpy()
         return logits
 
     @torch.inference_mode()
-    def score(self, inputs: IdArray, targets: IdArray) -> npt.NDArray[np.float64]:
-        """Summed log-probabilities of each row's targets; see Backend.score."""
-        hidden = self.model.hidden(self._ids(inputs)).flatten(0, 1)
-        flat = torch.as_tensor(targets, device=self.device).flatten()
-        scores = []
-        block = rows_per_block(self.vocabulary_size)
-        for start in range(0, len(flat), block):
-            logits = self.model.output(hidden[start : start + block]).float()
-            wanted = flat[start : start + block]
-            scores.append(
-                -functional.cross_entropy(
-                    logits, wanted, ignore_index=IGNORED_TARGET, reduction="none"
-                )
-            )
-        per_token = torch.cat(scores).cpu().double().view(targets.shape)
-        total: npt.NDArray[np.float64] = per_token.sum(dim=-1).numpy()
-        return total
+    def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
+        """The id of each wanted row's greatest logit; see Backend.likeliest."""
+        ids: IdArray = torch.cat([one.argmax(dim=-1) for one in self._logits(chunks)]).cpu().numpy()
+        return ids
 
-    def _ids(self, ids: IdArray) -> Tensor:
-        """The ids on the device. Raises UsageError for one that the vocabulary lacks."""
+    @torch.inference_mode()
+    def score(self, chunks: Sequence[Chunk], targets: IdArray) -> npt.NDArray[np.float64]:
+        """Log-probability of each wanted row's target; see Backend.score."""
+        rest = torch.from_numpy(self._known(targets)).to(self._cache.keys.device)
+        scores = []
+        for logits in self._logits(chunks):
+            aims, rest = rest[: len(logits)], rest[len(logits) :]
+            scores.append(-functional.cross_entropy(logits, aims, reduction="none"))
+        nats: npt.NDArray[np.float64] = torch.cat(scores).cpu().double().numpy()
+        return nats
+
+    def _logits(self, chunks: Sequence[Chunk]) -> Iterator[Tensor]:
+        """Float32 logits of the wanted rows on the device, a block of rows at a time."""
+        for chunk in chunks:
+            self._check(chunk)
+        chunks = [chunk for chunk in chunks if len(chunk.ids)]
+        if not chunks:
+            yield torch.empty(0, self.vocabulary_size)
+        elif self._graphs is not None and self._graphs.take(chunks):
+            yield self._graphs.logits(self._cache, chunks)
+        else:
+            past = lay_out(self.model, self._cache, chunks)
+            hidden = self.model.hidden(past.ids, past)[past.wanted]
+            for rows in torch.split(hidden, max(1, LOGIT_BYTES // (8 * self.vocabulary_size))):
+                yield self.model.output(rows).float()
+
+    def _check(self, chunk: Chunk) -> None:
+        end = chunk.start + len(chunk.ids)
+        context = self.model.config.context_length
+        if end > context:
+            raise UsageError(
+                f"positions up to {end} were asked for, the model's context is {context} tokens"
+            )
+        self._known(chunk.ids)
+        used = chunk.pages[: pages_for(end)]
+        reserved = self._cache.pages
+        if len(used) < pages_for(end) or (used < 0).any() or (used >= reserved).any():
+            raise UsageError(
+                f"positions up to {end} need {pages_for(end)} of the {reserved} reserved pages, "
+                f"got {used.tolist()}"
+            )
+
+    def _known(self, ids: IdArray) -> IdArray:
+        """The ids themselves. Raises UsageError for one that the vocabulary lacks."""
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             raise UsageError(
                 f"token ids must lie in 0 .. {self.vocabulary_size - 1}, "
                 f"got {int(ids.min())} .. {int(ids.max())}"
             )
-        return torch.as_tensor(ids, dtype=torch.int64, device=self.device)
+        return ids
 
 
-def llama_from_arrays(config: ModelConfig, arrays: Mapping[str, FloatArray]) -> Llama:
-    """A Llama that holds `arrays` themselves, without a second copy in memory.
+def llama_from_arrays(
+    config: ModelConfig, arrays: Mapping[str, FloatArray], dtype: torch.dtype, device: torch.device
+) -> Llama:
+    """A Llama that holds the arrays themselves where neither dtype nor device differs.
 
     Raises CheckpointError when an array is missing, superfluous or of another shape.
     """
     with torch.device("meta"):
         model = Llama(config)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    state = {name: torch.from_numpy(array).to(device, dtype) for name, array in arrays.items()}
     if config.tied_embeddings and "tok_embeddings.weight" in state:
         state["output.weight"] = state["tok_embeddings.weight"]
     try:
@@ -114,5 +156,5 @@ def llama_from_arrays(config: ModelConfig, arrays: Mapping[str, FloatArray]) -> 
     if config.tied_embeddings:
         model.output.weight = model.tok_embeddings.weight
     cosines, sines = rotary_factors(config, config.unstretched_length)
-    model.rotary_cosines, model.rotary_sines = cosines, sines
-    return model
+    model.rotary_cosines, model.rotary_sines = cosines.to(device), sines.to(device)
+    return model.eval()

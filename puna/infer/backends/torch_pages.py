@@ -1,0 +1,217 @@
+"""Keys and values in pages, and the past that the new rows of one step attend to.
+
+All rows of a step go through the matrix products together. Only attention tells sequences apart:
+chunks of as many rows over about as many pages run as one batch of torch's fused kernel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from puna.infer.backends.base import PAGE_POSITIONS, Chunk, IdArray, PageArray, pages_for
+from puna.model.llama import Llama
+from puna.model.sizes import ModelConfig
+
+
+class PagedCache:
+    """Keys and values of `pages` pages in every layer, and of a spare one for padding's rows.
+
+    Zeros at first: a masked position weighs 0, which a NaN there would survive.
+    """
+
+    def __init__(
+        self, config: ModelConfig, pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        size = (pages + 1, PAGE_POSITIONS, config.kv_head_count, config.head_dim)
+        self.keys = torch.zeros(config.layers, *size, dtype=dtype, device=device)
+        self.values = torch.zeros(config.layers, *size, dtype=dtype, device=device)
+        self.pages = pages
+
+    def keep(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store rows [rows, kv_heads, head_dim] at slots [rows] = page · 32 + position in it."""
+        for store, rows in ((self.keys, key), (self.values, value)):
+            store[layer].flatten(0, 1).index_copy_(0, slots, rows)
+
+    def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the pages [chunks, pages]: [chunks, kv_heads, 32 · pages, head_dim] each."""
+        keys, values = (
+            store[layer]
+            .index_select(0, table.flatten())
+            .view(len(table), -1, *store.shape[-2:])
+            .transpose(1, 2)
+            for store in (self.keys, self.values)
+        )
+        return keys, values
+
+
+@dataclass(frozen=True)
+class Group:
+    """Chunks that attend as one batch, their rows one after the other: `rows` of the step's.
+
+    `each` is the number of rows of a chunk. Without a `table` [chunks, pages] all of them begin
+    their sequences. `seen` [chunks, each, 32 · pages] is true where a row may look.
+    """
+
+    rows: slice
+    each: int
+    table: Tensor | None
+    seen: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepPast:
+    """The past of one step's rows (puna.model.attention.Past), with the rows' own ids.
+
+    `wanted` holds the rows whose logits are wanted, in the order of the chunks.
+    """
+
+    cache: PagedCache
+    ids: Tensor
+    slots: Tensor
+    cosines: Tensor
+    sines: Tensor
+    groups: list[Group]
+    wanted: Tensor
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keep key and value; the mix [rows, heads, head_dim]; see Past.attend."""
+        self.cache.keep(layer, self.slots, key, value)
+        mixed = []
+        for group in self.groups:
+            rows = [
+                part[group.rows].view(-1, group.each, *part.shape[1:])
+                for part in (query, key, value)
+            ]
+            if group.table is not None:
+                keys, values = self.cache.read(layer, group.table)
+                assert group.seen is not None
+                mixed.append(_attend_pages(rows[0], keys, values, group.seen))
+            else:
+                mixed.append(_attend_own(*rows))
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    def tensors(self) -> list[Tensor]:
+        """What differs from step to step where chunks and pages are as many, in a fixed order."""
+        inner = [part for group in self.groups for part in (group.table, group.seen)]
+        return [
+            self.ids,
+            self.slots,
+            self.cosines,
+            self.sines,
+            *(p for p in inner if p is not None),
+        ]
+
+
+def _attend_own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Whole sequences from their start; all of [chunks, each, heads, head_dim]."""
+    mixed = functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=query.shape[2] != key.shape[2],
+    )
+    return mixed.transpose(1, 2).flatten(0, 1)
+
+
+def _attend_pages(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """query [chunks, each, heads, head_dim] over [chunks, kv_heads, positions, head_dim].
+
+    The heads that share keys become rows of one head: on CUDA the fused kernel that takes a mask
+    takes no grouped heads, and so each key is read once for all of them.
+    """
+    chunks, each, heads, size = query.shape
+    grouped = (chunks, keys.shape[1], heads // keys.shape[1])
+    rows = query.view(chunks, each, *grouped[1:], size).permute(0, 2, 3, 1, 4)
+    mask = seen[:, None, None].expand(-1, -1, grouped[2], -1, -1)
+    mixed = functional.scaled_dot_product_attention(
+        rows.flatten(2, 3), keys, values, attn_mask=mask.flatten(2, 3)
+    )
+    mixed = mixed.reshape(*grouped, each, size).permute(0, 3, 1, 2, 4)
+    return mixed.reshape(-1, heads, size)
+
+
+def next_power_of_two(number: int) -> int:
+    """The smallest power of two that is not below a number of at least 1."""
+    return 1 << (number - 1).bit_length()
+
+
+def lay_out(
+    model: Llama, cache: PagedCache, chunks: Sequence[Chunk], pages: int | None = None
+) -> StepPast:
+    """The rows and groups of chunks that have ids.
+
+    `pages` has chunks of one row each form one group of tables as wide, whatever their starts.
+    Raises UsageError past the context's end.
+    """
+
+    def kind(index: int) -> tuple[int, int]:
+        """Rows, and the power of two that bounds the pages: less than half a batch is padding."""
+        chunk = chunks[index]
+        rows, held = len(chunk.ids), pages_for(chunk.start + len(chunk.ids))
+        return rows, pages or (next_power_of_two(held) if chunk.start else 0)
+
+    device = cache.keys.device
+    order = sorted(range(len(chunks)), key=kind)
+    groups: list[Group] = []
+    ends, end = [0] * len(chunks), 0  # the row after each chunk's last one
+    for (each, width), members in itertools.groupby(order, key=kind):
+        begin, indices = end, list(members)
+        for index in indices:
+            end += each
+            ends[index] = end
+        table = _tables([chunks[index] for index in indices], width, device)
+        groups.append(Group(slice(begin, end), each, *table))
+    ordered = [chunks[index] for index in order]
+    positions = np.concatenate([_positions(chunk) for chunk in ordered])
+    slots = [PAGE_POSITIONS * _page_of_each_row(chunk).astype(np.int64) for chunk in ordered]
+    spans = [np.arange(end - one.wanted_rows, end) for end, one in zip(ends, chunks, strict=True)]
+    cosines, sines = _turns(model, ordered, torch.from_numpy(positions).to(device))
+    return StepPast(
+        cache=cache,
+        ids=torch.from_numpy(np.concatenate([chunk.ids for chunk in ordered])).to(device),
+        slots=torch.from_numpy(np.concatenate(slots) + positions % PAGE_POSITIONS).to(device),
+        cosines=cosines,
+        sines=sines,
+        groups=groups,
+        wanted=torch.from_numpy(np.concatenate(spans)).to(device),
+    )
+
+
+def _positions(chunk: Chunk) -> IdArray:
+    return np.arange(chunk.start, chunk.start + len(chunk.ids))
+
+
+def _page_of_each_row(chunk: Chunk) -> PageArray:
+    return chunk.pages[_positions(chunk) // PAGE_POSITIONS]
+
+
+def _tables(
+    chunks: Sequence[Chunk], width: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """A group's table and what its rows see; a table is filled up with its own first page."""
+    if width == 0:
+        return None, None
+    table = np.empty((len(chunks), width), dtype=np.int64)
+    for row, chunk in zip(table, chunks, strict=True):
+        held = pages_for(chunk.start + len(chunk.ids))
+        row[:held], row[held:] = chunk.pages[:held], chunk.pages[0]
+    rows = torch.from_numpy(np.stack([_positions(chunk) for chunk in chunks])).to(device)
+    columns = torch.arange(PAGE_POSITIONS * width, device=device)
+    return torch.from_numpy(table).to(device), columns <= rows[..., None]
+
+
+def _turns(model: Llama, chunks: Sequence[Chunk], positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each row, in a sequence that ends with the chunk's rows."""
+    if max(chunk.start + len(chunk.ids) for chunk in chunks) <= model.config.unstretched_length:
+        return model.rotary_cosines[positions], model.rotary_sines[positions]
+    turns = [model.turns(chunk.start, chunk.start + len(chunk.ids)) for chunk in chunks]
+    cosines, sines = (torch.cat(parts) for parts in zip(*turns, strict=True))
+    return cosines, sines
