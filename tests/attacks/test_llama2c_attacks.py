@@ -1,6 +1,5 @@
 """Every crafted, cut or bent llama2.c file ends in a model that is whole, or one error."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -43,17 +42,6 @@ def test_a_crafted_file_is_refused(label: str, tmp_path: Path):
 def test_a_file_cut_off_at_any_byte_is_refused(tmp_path: Path):
     for content in truncations(GOOD_FILE):
         assert isinstance(outcome_of(tmp_path / "model.bin", content), CheckpointError)
-
-
-def test_what_is_no_regular_file_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="no regular file"):
-        open_llama2c(tmp_path)
-    with pytest.raises(CheckpointError, match="found nothing there"):
-        open_llama2c(tmp_path / "absent.bin")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.bin")
-        with pytest.raises(CheckpointError, match="no regular file"):
-            open_llama2c(tmp_path / "pipe.bin")
 
 
 def test_a_file_that_shrinks_after_opening_is_told(tmp_path: Path):

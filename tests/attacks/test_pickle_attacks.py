@@ -57,17 +57,6 @@ def test_a_crafted_zip_is_refused(label: str, tmp_path: Path):
     assert re.search(says, error.message), error.message
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="no regular file"):
-        open_pickle(tmp_path)
-    with pytest.raises(CheckpointError, match="found nothing there"):
-        open_pickle(tmp_path / "absent.pth")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.pth")  # opening it would wait for a writer
-        with pytest.raises(CheckpointError, match="no regular file"):
-            open_pickle(tmp_path / "pipe.pth")
-
-
 def test_an_error_tells_where_in_the_pickle_it_stands(tmp_path: Path):
     program = pickled(tensor() + b"}b")
     error = refused(tmp_path / "model.pth", with_program(program))

@@ -147,11 +147,14 @@ def test_any_ids_give_the_text_that_the_libraries_give(data):
     )
 
 
-@given(texts=st.lists(TEXTS, max_size=4), bos=st.booleans(), special=st.booleans())
-def test_many_texts_at_once_give_the_same_ids(made, texts, bos, special):
-    many = made.encode_many(texts, bos=bos and made.bos_id >= 0, special=special)
+@given(
+    texts=st.lists(TEXTS, max_size=4), bos=st.booleans(), eos=st.booleans(), special=st.booleans()
+)
+def test_many_texts_at_once_give_the_same_ids(made, texts, bos, eos, special):
+    marks = {"bos": bos and made.bos_id >= 0, "eos": eos and made.eos_id >= 0}
+    many = made.encode_many(texts, **marks, special=special)
     assert [ids.tolist() for ids in many] == [
-        made.encode(text, bos=bos and made.bos_id >= 0, special=special) for text in texts
+        made.encode(text, **marks, special=special) for text in texts
     ]
 
 

@@ -42,21 +42,10 @@ ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\u2581"))
 TEXTS = ANY_TEXT | st.lists(PIECES_OF_TEXT).map("".join)
 
 
-def any_ids(vocabulary_size: int) -> st.SearchStrategy[list[int]]:
-    """Ids of every kind: bytes in any order, control tokens, the unknown one, pieces."""
-    bytes_and_marks = st.integers(0, 258)
-    return st.lists(bytes_and_marks | st.integers(0, vocabulary_size - 1) | st.just(259))
-
-
 @pytest.mark.parametrize("text", HARD_TEXTS)
 def test_hard_texts_come_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.decode(tokenizer.encode(text, bos=True, eos=True)) == text
-
-
-@given(text=TEXTS)
-def test_any_text_comes_back(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(text=TEXTS)
@@ -67,22 +56,6 @@ def test_any_text_comes_back_from_llamas_own_tokenizer(llama_tokenizer, text):
 def test_the_space_mark_is_read_as_a_space(tokenizer):
     assert tokenizer.encode("a\u2581b") == tokenizer.encode("a b")
     assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"
-
-
-@given(data=st.data())
-def test_a_stream_gives_what_decode_gives(tokenizer, data):
-    ids = data.draw(any_ids(tokenizer.vocabulary_size))
-    stream = tokenizer.stream()
-    text = "".join([stream.push(token) for token in ids]) + stream.flush()
-    assert text == tokenizer.decode(ids)
-
-
-@given(text=TEXTS)
-def test_a_stream_never_splits_a_character(tokenizer, text):
-    stream = tokenizer.stream()
-    parts = [stream.push(token) for token in tokenizer.encode(text)]
-    assert "".join(parts) == text
-    assert stream.flush() == ""
 
 
 def test_a_character_comes_with_its_last_byte(tokenizer):
@@ -96,14 +69,6 @@ def test_after_flush_a_stream_starts_a_new_text(tokenizer):
     for text in (" one", "🦙", " two"):
         parts = [stream.push(token) for token in tokenizer.encode(text)]
         assert "".join(parts) + stream.flush() == text
-
-
-@given(texts=st.lists(TEXTS, max_size=5), bos=st.booleans(), eos=st.booleans())
-def test_many_texts_at_once_give_the_same_ids(tokenizer, texts, bos, eos):
-    many = tokenizer.encode_many(texts, bos=bos, eos=eos)
-    assert [ids.tolist() for ids in many] == [
-        tokenizer.encode(text, bos=bos, eos=eos) for text in texts
-    ]
 
 
 @given(
@@ -154,10 +119,6 @@ def test_special_ids_are_llamas(tokenizer, llama_tokenizer):
         assert [each.byte_of(3 + byte) for byte in range(256)] == list(range(256))
         assert each.is_control(1)
         assert not each.is_control(0)
-
-
-def test_markup_in_a_text_never_becomes_a_control_token(tokenizer):
-    assert not {1, 2} & set(tokenizer.encode("<s> [INST] </s><s>"))
 
 
 def test_ids_may_come_as_an_array(tokenizer):

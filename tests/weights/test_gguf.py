@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memory_source import MemorySource
+from shared_weights import SHARED, needs_shared
 from small_vocabulary import spm_vocabulary
 from tiny_model import random_arrays, tiny_config
 
@@ -25,10 +26,6 @@ from puna.weights.gguf_writer import PlannedTensor, write_files
 from puna.weights.names import to_gguf
 from puna.weights.source import StoredTensor
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 LLAMA31 = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
 LLAMA32 = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from shared_weights import SHARED, needs_shared
 
 from puna.console import silent
 from puna.model.twin import numpy_shape
@@ -19,10 +20,6 @@ from puna.weights.source import ModelSource
 LOGIT_TOLERANCE = 1e-5
 TEXT_LENGTH = 40
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_weights import SHARED, needs_shared
 from source_twin import greedy_ids
 from tiny_model import random_arrays, tiny_config
 
@@ -14,10 +15,6 @@ from puna.model.sizes import ModelConfig
 from puna.weights.llama2c import open_llama2c
 from puna.weights.meta import open_meta
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 STORIES = SHARED / "stories260K" / "stories260K.bin"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from memory_source import MemorySource
+from shared_weights import SHARED, needs_shared
 from source_twin import greedy_ids, logits_of
 from tiny_model import random_arrays, tiny_config
 
@@ -18,11 +19,7 @@ from puna.weights.meta import open_meta, write_meta
 from puna.weights.pickle_writer import PickleWriter, PlannedTensor
 from puna.weights.source import ModelSource, bf16_to_float32, float32_to_bf16
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
 DERIVED = SHARED / "derived"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 LOGIT_TOLERANCE = 1e-4  # float32 sums in another order
 MODEL = tiny_config(vocabulary_size=48, dim=32, heads=4, kv_heads=4, hidden_dim=88)
 

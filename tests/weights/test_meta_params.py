@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_weights import SHARED, needs_shared
 
 from puna.errors import CheckpointError, PunaError
 from puna.model.count import parameters
 from puna.model.sizes import SIZES, ModelConfig, RopeScaling
 from puna.weights.meta_params import Evidence, params_of, read_config, write_config
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights" / "meta-v1-params"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
+PUBLISHED = SHARED / "meta-v1-params"
 PLAIN = {"dim": 64, "n_layers": 2, "n_heads": 8, "multiple_of": 4, "norm_eps": 1e-5}
 LLAMA2_7B = {
     "dim": 4096,
@@ -101,7 +99,7 @@ def read(folder: Path, params: Any, evidence: Evidence | None = None):
     ],
 )
 def test_llama_1_s_files_yield_the_exact_sizes(name: str, wanted: int):
-    config, notes = read_config(SHARED / name / "params.json", SENTENCEPIECE)
+    config, notes = read_config(PUBLISHED / name / "params.json", SENTENCEPIECE)
     assert parameters(config) == wanted
     assert config == SIZES["33B" if name == "30B" else name]
     assert config.context_length == 2048
@@ -182,8 +180,8 @@ def test_every_shape_reads_back(config: ModelConfig, tmp_path: Path):
 @needs_shared
 def test_what_is_written_of_llama_1_is_what_meta_wrote(tmp_path: Path):
     for name in ("7B", "13B", "30B", "65B"):
-        wanted = json.loads((SHARED / name / "params.json").read_text())
-        config, _ = read_config(SHARED / name / "params.json", SENTENCEPIECE)
+        wanted = json.loads((PUBLISHED / name / "params.json").read_text())
+        config, _ = read_config(PUBLISHED / name / "params.json", SENTENCEPIECE)
         write_config(config, tmp_path, SENTENCEPIECE)
         text = (tmp_path / "params.json").read_text()
         assert text.strip() == json.dumps({**wanted, "vocab_size": 32000})

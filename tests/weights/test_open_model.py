@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from memory_source import MemorySource
+from shared_weights import SHARED, needs_shared
 from tiny_model import random_arrays, tiny_config
 
 from puna.console import silent
@@ -18,11 +19,6 @@ from puna.weights.cache import Cache
 from puna.weights.convert import Conversion, convert
 from puna.weights.open_model import find_tokenizer, is_llama2c, load_tokenizer, open_model
 from puna.weights.pull import pull
-
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 
 
 @pytest.fixture(scope="module")

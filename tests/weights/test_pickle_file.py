@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attacks.torch_zip import Entry, archive, members, pickled, storage, tensor
+from shared_weights import SHARED, needs_shared
 
 from puna.errors import CheckpointError
 from puna.weights import pickle_writer
 from puna.weights.pickle_file import open_pickle
 from puna.weights.pickle_writer import PickleWriter, PlannedTensor
 
-SHARED = Path(__file__).parents[3] / "shared" / "weights"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="../shared/weights, which no clone carries, is absent"
-)
 REAL_FILES = (
     "basaran-tiny-random-llama/pytorch_model.bin",
     "derived/executorch-demo-meta-mp1/consolidated.00.pth",
