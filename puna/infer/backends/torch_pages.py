@@ -7,6 +7,7 @@ chunks of as many rows over about as many pages run as one batch of torch's fuse
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from puna.infer.backends.base import PAGE_POSITIONS, Chunk, IdArray, PageArray, pages_for
+from puna.infer.backends.base import PAGE_POSITIONS, Chunk, IdArray, pages_for
 from puna.model.llama import Llama
 from puna.model.sizes import ModelConfig
 
@@ -56,13 +57,14 @@ class Group:
     """Chunks that attend as one batch, their rows one after the other: `rows` of the step's.
 
     `each` is the number of rows of a chunk. Without a `table` [chunks, pages] all of them begin
-    their sequences. `seen` [chunks, each, 32 · pages] is true where a row may look.
+    their sequences. The `mask` [chunks, 1, rows, 32 · pages] is added to the scores of the rows
+    that `_attend_pages` makes of a chunk's: 0 where they may look, else minus infinity.
     """
 
     rows: slice
     each: int
     table: Tensor | None
-    seen: Tensor | None
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,15 @@ class StepPast:
             ]
             if group.table is not None:
                 keys, values = self.cache.read(layer, group.table)
-                assert group.seen is not None
-                mixed.append(_attend_pages(rows[0], keys, values, group.seen))
+                assert group.mask is not None
+                mixed.append(_attend_pages(rows[0], keys, values, group.mask))
             else:
                 mixed.append(_attend_own(*rows))
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def tensors(self) -> list[Tensor]:
         """What differs from step to step where chunks and pages are as many, in a fixed order."""
-        inner = [part for group in self.groups for part in (group.table, group.seen)]
+        inner = [part for group in self.groups for part in (group.table, group.mask)]
         return [
             self.ids,
             self.slots,
@@ -121,20 +123,17 @@ def _attend_own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return mixed.transpose(1, 2).flatten(0, 1)
 
 
-def _attend_pages(query: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+def _attend_pages(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """query [chunks, each, heads, head_dim] over [chunks, kv_heads, positions, head_dim].
 
     The heads that share keys become rows of one head: on CUDA the fused kernel that takes a mask
     takes no grouped heads, and so each key is read once for all of them.
     """
     chunks, each, heads, size = query.shape
-    grouped = (chunks, keys.shape[1], heads // keys.shape[1])
-    rows = query.view(chunks, each, *grouped[1:], size).permute(0, 2, 3, 1, 4)
-    mask = seen[:, None, None].expand(-1, -1, grouped[2], -1, -1)
-    mixed = functional.scaled_dot_product_attention(
-        rows.flatten(2, 3), keys, values, attn_mask=mask.flatten(2, 3)
-    )
-    mixed = mixed.reshape(*grouped, each, size).permute(0, 3, 1, 2, 4)
+    kv_heads = keys.shape[1]
+    rows = query.view(chunks, each, kv_heads, -1, size).transpose(1, 2).flatten(2, 3)
+    mixed = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
+    mixed = mixed.reshape(chunks, kv_heads, each, -1, size).transpose(1, 2)
     return mixed.reshape(-1, heads, size)
 
 
@@ -160,6 +159,8 @@ def lay_out(
 
     device = cache.keys.device
     order = sorted(range(len(chunks)), key=kind)
+    ordered = [chunks[index] for index in order]
+    ids, positions, slots = torch.from_numpy(_rows(ordered)).to(device)
     groups: list[Group] = []
     ends, end = [0] * len(chunks), 0  # the row after each chunk's last one
     for (each, width), members in itertools.groupby(order, key=kind):
@@ -167,17 +168,16 @@ def lay_out(
         for index in indices:
             end += each
             ends[index] = end
-        table = _tables([chunks[index] for index in indices], width, device)
-        groups.append(Group(slice(begin, end), each, *table))
-    ordered = [chunks[index] for index in order]
-    positions = np.concatenate([_positions(chunk) for chunk in ordered])
-    slots = [PAGE_POSITIONS * _page_of_each_row(chunk).astype(np.int64) for chunk in ordered]
+        rows, table = slice(begin, end), None
+        if width:
+            table = torch.from_numpy(_table([chunks[index] for index in indices], width)).to(device)
+        groups.append(Group(rows, each, table, _mask(model, table, positions[rows].view(-1, each))))
     spans = [np.arange(end - one.wanted_rows, end) for end, one in zip(ends, chunks, strict=True)]
-    cosines, sines = _turns(model, ordered, torch.from_numpy(positions).to(device))
+    cosines, sines = _turns(model, ordered, positions)
     return StepPast(
         cache=cache,
-        ids=torch.from_numpy(np.concatenate([chunk.ids for chunk in ordered])).to(device),
-        slots=torch.from_numpy(np.concatenate(slots) + positions % PAGE_POSITIONS).to(device),
+        ids=ids,
+        slots=slots,
         cosines=cosines,
         sines=sines,
         groups=groups,
@@ -185,27 +185,36 @@ def lay_out(
     )
 
 
-def _positions(chunk: Chunk) -> IdArray:
-    return np.arange(chunk.start, chunk.start + len(chunk.ids))
+def _rows(chunks: Sequence[Chunk]) -> IdArray:
+    """The id, position and slot of each row: [3, rows]."""
+    parts = []
+    for chunk in chunks:
+        positions = np.arange(chunk.start, chunk.start + len(chunk.ids))
+        pages = chunk.pages[positions // PAGE_POSITIONS].astype(np.int64)
+        slots = PAGE_POSITIONS * pages + positions % PAGE_POSITIONS
+        parts.append(np.stack([chunk.ids, positions, slots]))
+    return np.concatenate(parts, axis=1)
 
 
-def _page_of_each_row(chunk: Chunk) -> PageArray:
-    return chunk.pages[_positions(chunk) // PAGE_POSITIONS]
-
-
-def _tables(
-    chunks: Sequence[Chunk], width: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """A group's table and what its rows see; a table is filled up with its own first page."""
-    if width == 0:
-        return None, None
+def _table(chunks: Sequence[Chunk], width: int) -> IdArray:
+    """The chunks' pages [chunks, width], filled up with each one's own first page."""
     table = np.empty((len(chunks), width), dtype=np.int64)
     for row, chunk in zip(table, chunks, strict=True):
         held = pages_for(chunk.start + len(chunk.ids))
         row[:held], row[held:] = chunk.pages[:held], chunk.pages[0]
-    rows = torch.from_numpy(np.stack([_positions(chunk) for chunk in chunks])).to(device)
-    columns = torch.arange(PAGE_POSITIONS * width, device=device)
-    return torch.from_numpy(table).to(device), columns <= rows[..., None]
+    return table
+
+
+def _mask(model: Llama, table: Tensor | None, positions: Tensor) -> Tensor | None:
+    """A group's mask from the positions [chunks, each] of its rows."""
+    if table is None:
+        return None
+    columns = torch.arange(PAGE_POSITIONS * table.shape[1], device=table.device)
+    rows = positions.repeat_interleave(model.config.heads // model.config.kv_head_count, dim=1)
+    mask = torch.zeros(
+        *rows.shape, len(columns), dtype=model.norm.weight.dtype, device=table.device
+    )
+    return mask.masked_fill_(columns > rows[..., None], -math.inf)[:, None]
 
 
 def _turns(model: Llama, chunks: Sequence[Chunk], positions: Tensor) -> tuple[Tensor, Tensor]:
