@@ -27,14 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna convert LLaMA/7B llama-7b-hf --to hf
   puna convert llama-7b-hf llama-7b-mp2 --to meta --mp 2
   puna convert llama-7b-hf llama-7b-q8_0.gguf --to gguf --dtype q8_0
-  puna convert demo/run demo-hf --to hf --dtype bf16"""
+  puna convert demo/run demo-hf --to hf --dtype bf16
+  puna convert llama-7b-hf my-run --to puna          puna train goes on from it"""
     add_source(parser)
-    parser.add_argument("--to", required=True, choices=("hf", "meta", "gguf"), help="the format")
+    parser.add_argument(
+        "--to", required=True, choices=("hf", "meta", "gguf", "puna"), help="the format"
+    )
     parser.add_argument(
         "--dtype",
         metavar="TYPE",
         help="f32, f16 or bf16; for GGUF also q8_0, q4_0, q4_1, q4_k or q6_k; without it as the "
-        "source has it, and blocks that the format cannot hold become bf16",
+        "source has it, and blocks that the format cannot hold become bf16; puna is always f32",
     )
     parser.add_argument(
         "--mp", type=int, default=1, metavar="N", help="Meta's model-parallel files"

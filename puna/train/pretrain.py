@@ -148,11 +148,13 @@ class Trainer:
             self.model.to(self.plan.device.kind)
             self.optimizer = build_adamw(self.model, config.train)
             if resume_from:
-                self._restore(resume_from)
+                state.restore(self.model, self.optimizer, resume_from, self.progress)
         self.execution = execution.Execution(self.model, config, self.plan)
         self.flops_per_token = count.training_flops_per_token(config.model)
         if recorded:
             self._tell_changes(recorded)
+        elif resume_from:
+            console.say(f"weights    those of {resume_from}, AdamW begins anew")
 
     def run(self, journal: metrics.MetricsWriter, sample: SampleText | None) -> Outcome:
         """Take the steps that are left; say, measure, validate, sample and save on the way."""
@@ -337,13 +339,6 @@ class Trainer:
                 best=best,
             )
         )
-
-    def _restore(self, folder: Path) -> None:
-        weights = folder / "model.safetensors"
-        state.load_weights(self.model, checkpoint.read_arrays(weights), weights)
-        moments = folder / "optimizer.safetensors"
-        arrays = checkpoint.read_arrays(moments)
-        state.load_optimizer(self.model, self.optimizer, arrays, moments)
 
     def _heldout_loader(self) -> TokenLoader | None:
         """Windows to validate on; None, and said, where the held-out text fills none."""

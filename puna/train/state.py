@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from puna import config as recipes
-from puna.errors import CheckpointError
+from puna import schema
+from puna.errors import CheckpointError, ConfigError
 from puna.model.llama import Llama
 from puna.train.settings import RunConfig
 from puna.weights import checkpoint
 
 Array = np.ndarray[Any, Any]
+Record = TypeVar("Record")
 
 
 @dataclass
@@ -48,6 +50,19 @@ class Provenance:
     device: str
     threads: int
     kernels: str | None = None  # the build that ran, or "none"; None: an older checkpoint
+
+
+_MAY_BE_ABSENT = {"kernels"}
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# What the same weights could be read with otherwise, beside their shapes; not how long a context.
+_PART_OF_THE_WEIGHTS = (
+    "heads",
+    "kv_head_count",
+    "norm_epsilon",
+    "rope_theta",
+    "rope_scaling",
+    "tied_embeddings",
+)
 
 
 def model_arrays(model: Llama) -> dict[str, Array]:
@@ -86,18 +101,35 @@ def load_weights(model: Llama, arrays: Mapping[str, Array], where: Path) -> None
             parameter.copy_(torch.from_numpy(arrays[name]))
 
 
+def restore(
+    model: Llama, optimizer: torch.optim.Optimizer, folder: Path, progress: Progress
+) -> None:
+    """Put weights, moments and random state of the checkpoint in `folder` in place.
+
+    Raises CheckpointError naming what does not fit or is missing.
+    """
+    weights, moments = folder / "model.safetensors", folder / "optimizer.safetensors"
+    load_weights(model, checkpoint.read_arrays(weights), weights)
+    if progress.step:  # before the first step there are no moments
+        load_optimizer(model, optimizer, checkpoint.read_arrays(moments), moments)
+
+
 def load_optimizer(
     model: Llama, optimizer: torch.optim.Optimizer, arrays: Mapping[str, Array], where: Path
 ) -> None:
-    """Restore AdamW's moments and torch's random state, exactly as they were."""
+    """Restore AdamW's moments and torch's random state, exactly as they were.
+
+    Raises CheckpointError naming what is missing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    wanted = {"random.torch", *(f"{key}.{name}" for key in _MOMENTS for name in names)}
+    if missing := wanted - arrays.keys():
+        raise CheckpointError(f"{where}: {min(missing)} is missing")
     for name, parameter in model.named_parameters():
         state: dict[str, torch.Tensor] = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            array = arrays.get(f"{key}.{name}")
-            if array is None:
-                raise CheckpointError(f"{where}: {key}.{name} is missing")
+        for key in _MOMENTS:
             # A copy of our own: safetensors' arrays are read-only views of the file's bytes.
-            state[key] = torch.from_numpy(np.array(array)).to(parameter.device)
+            state[key] = torch.from_numpy(np.array(arrays[f"{key}.{name}"])).to(parameter.device)
         optimizer.state[parameter] = state
     torch.set_rng_state(torch.from_numpy(np.array(arrays["random.torch"])))
 
@@ -105,9 +137,13 @@ def load_optimizer(
 def check_same_run(folder: Path, config: RunConfig, provenance: Provenance) -> Progress:
     """The progress stored in `folder`, when config, data and tokenizer are the run's own.
 
-    Raises CheckpointError that names what changed, the two values, and what to do.
+    Weights from elsewhere begin any run of the same model and tokenizer. Raises CheckpointError
+    that names what changed, the two values, and what to do.
     """
-    state = checkpoint.read_state(folder)
+    stored_provenance = recorded_provenance(folder)
+    if stored_provenance is None:
+        _check_same_model(folder, config, provenance)
+        return Progress()
     stored = recipes.load(RunConfig, folder / "recipe.toml")
     before = _flat(recipes.to_table(stored.learnt()))
     now = _flat(recipes.to_table(config.learnt()))
@@ -118,7 +154,6 @@ def check_same_run(folder: Path, config: RunConfig, provenance: Provenance) -> P
                 f"says {now.get(name)}",
                 hint="give the same recipe to go on, or another --out for a new run",
             )
-    stored_provenance = Provenance(**state["provenance"])
     if stored_provenance.precision != provenance.precision:
         raise CheckpointError(
             f"{folder.parent.parent} was trained in {stored_provenance.precision}, this machine "
@@ -132,12 +167,54 @@ def check_same_run(folder: Path, config: RunConfig, provenance: Provenance) -> P
                 f"{folder.parent.parent} was trained on {word} {was[:12]}, found {found[:12]}",
                 hint=f"the {word} changed: give back the old ones, or another --out for a new run",
             )
-    return Progress(**state["progress"])
+    return _record(Progress, folder)
 
 
-def recorded_provenance(folder: Path) -> Provenance:
-    """What the checkpoint in `folder` was made from and how it was run."""
-    return Provenance(**checkpoint.read_state(folder)["provenance"])
+def _check_same_model(folder: Path, config: RunConfig, provenance: Provenance) -> None:
+    run, stored = folder.parent.parent, checkpoint.read_config(folder)
+    for name in _PART_OF_THE_WEIGHTS:
+        was, now = getattr(stored, name), getattr(config.model, name)
+        if was != now:
+            raise CheckpointError(
+                f"the weights in {run} are of a model with {name} {was}, this recipe says {now}",
+                hint=f"{run / 'recipe.toml'} has the shape that goes with them",
+            )
+    own = folder / "tokenizer.model"
+    was, found = schema.sha256_file(own), provenance.tokenizer
+    if was != found:
+        raise CheckpointError(
+            f"the weights in {run} go with tokenizer {was[:12]}, the shards with {found[:12]}",
+            hint=f"make shards with theirs: puna data build CORPUS --tokenizer {own} --out SHARDS",
+        )
+
+
+def recorded_provenance(folder: Path) -> Provenance | None:
+    """What the checkpoint in `folder` was made from and how it was run; None where its weights
+    came from elsewhere. Raises CheckpointError for other fields than a resume knows.
+    """
+    state = checkpoint.read_state(folder)
+    if state["step"] == 0 and state.get("provenance", "") is None:
+        return None
+    return _record(Provenance, folder)
+
+
+def _record(kind: type[Record], folder: Path) -> Record:
+    """A part of state.json; no field is passed over, for an exact resume needs to heed them all."""
+    path, name = folder / "state.json", kind.__name__.lower()
+    found = checkpoint.read_state(folder).get(name)
+    table = found if isinstance(found, dict) else {}
+    wanted = kind.__annotations__.keys() - _MAY_BE_ABSENT
+    try:
+        if missing := wanted - table.keys():
+            raise ConfigError(f"{path}: {name}.{min(missing)} is missing")
+        given = {field: value for field, value in table.items() if value is not None}
+        return recipes.from_table(kind, given, f"{path}: {name}")
+    except ConfigError as error:
+        raise CheckpointError(
+            error.message,
+            hint=f"another Puna wrote it, or it is damaged; remove {folder} to go on from the "
+            "checkpoint before it, or resume with the Puna that wrote it",
+        ) from None
 
 
 def state_record(progress: Progress, provenance: Provenance) -> dict[str, Any]:

@@ -117,9 +117,16 @@ def _write_files(folder: Path, step: int, content: CheckpointContent) -> None:
 
     save_file(dict(content.weights), folder / "model.safetensors")
     save_file(dict(content.optimizer), folder / "optimizer.safetensors")
-    schema.write_json(folder / "state.json", _KIND, {"step": step, **content.state})
-    recipes.write(content.recipe, folder / "recipe.toml")
     shutil.copyfile(content.tokenizer_path, folder / "tokenizer.model")
+    seal(folder, step, content.state, content.recipe)
+
+
+def seal(folder: Path, step: int, state: Mapping[str, Any], recipe: Any) -> None:
+    """Make a checkpoint of a folder that holds weights, optimizer and tokenizer: state, recipe
+    and, last, the manifest.
+    """
+    schema.write_json(folder / "state.json", _KIND, {"step": step, **state})
+    recipes.write(recipe, folder / "recipe.toml")
     files = {}
     for name in _FILES:
         path = folder / name
@@ -195,7 +202,7 @@ def find_checkpoint(path: Path, which: Which = "latest") -> Path:
 def _best(latest: Path) -> Path | None:
     """Where the checkpoint with the lowest validation loss lies, as the latest one tells."""
     step = read_state(latest).get("best_step")
-    return None if step is None else step_folder(latest.parent, int(step))
+    return None if step is None else step_folder(latest.parent, step)
 
 
 def prune(checkpoints: Path, keep_last: int) -> None:
@@ -237,7 +244,7 @@ def verify(folder: Path) -> dict[str, Any]:
         found = path.stat().st_size if path.is_file() else None
         if found != size:
             has = "is missing" if found is None else f"has {found} bytes"
-            raise _damaged(path, f"{has}, {size} bytes were written")
+            raise _damaged(path, f"{has}, {str(size):.40} bytes were written")
         if schema.sha256_file(path) != digest:
             raise _damaged(path, "has other content than was written (SHA-256 differs)")
     return manifest
@@ -255,14 +262,13 @@ def read_model(path: Path, which: Which = "latest") -> StoredModel:
     folder = find_checkpoint(path, which)
     verify(folder)
     state = read_state(folder)
-    table = recipes.read_toml(folder / "recipe.toml").get("model", {})
     return StoredModel(
         folder=folder,
-        config=recipes.from_table(ModelConfig, table, str(folder / "recipe.toml")),
+        config=read_config(folder),
         arrays=read_arrays(folder / "model.safetensors"),
         tokenizer_path=folder / "tokenizer.model",
-        step=int(state["step"]),
-        tokens=int(state["tokens"]),
+        step=state["step"],
+        tokens=state["tokens"],
     )
 
 
@@ -274,10 +280,9 @@ class CheckpointSource:
     def __init__(self, folder: Path) -> None:
         """Read the headers. Raises CheckpointError where the weights are not the recipe's."""
         state = read_state(folder)
-        table = recipes.read_toml(folder / "recipe.toml").get("model", {})
         self.path = folder
-        self.config = recipes.from_table(ModelConfig, table, str(folder / "recipe.toml"))
-        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self.config = read_config(folder)
+        self.step, self.tokens = state["step"], state["tokens"]
         tokenizer = folder / "tokenizer.model"
         self.tokenizer_files = TokenizerFiles(folder, {tokenizer.name: tokenizer})
         self.notes: tuple[str, ...] = ()
@@ -341,8 +346,23 @@ def _told(shape: tuple[int, ...] | None, dtype: str = "F32") -> str:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The JSON state of a checkpoint: step, tokens, progress, provenance, best step."""
-    return schema.read_json(folder / "state.json", _KIND)
+    """The JSON state of a checkpoint: step, tokens, progress, provenance, best step.
+
+    Raises SchemaError, or CheckpointError where a count is no number.
+    """
+    path = folder / "state.json"
+    state = schema.read_json(path, _KIND)
+    for name in ("step", "tokens", "best_step"):
+        found = state.get(name)
+        if type(found) is not int and (name != "best_step" or found is not None):
+            raise _damaged(path, f"should give {name} as a whole number, found {found!r:.60}")
+    return state
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The shape of a checkpoint's model. Raises ConfigError where the recipe gives none."""
+    path = folder / "recipe.toml"
+    return recipes.from_table(ModelConfig, recipes.read_toml(path).get("model", {}), str(path))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -18,6 +18,7 @@ from typing import Literal
 from puna.console import Console
 from puna.errors import CheckpointError, UsageError
 from puna.tokens.tokenizer import Tokenizer
+from puna.weights.first_checkpoint import write_first_checkpoint
 from puna.weights.gguf import write_gguf
 from puna.weights.huggingface import SHARD_BYTES, write_huggingface
 from puna.weights.meta import write_meta
@@ -26,8 +27,8 @@ from puna.weights.prove import Proof, prove
 from puna.weights.source import ModelSource
 from puna.whole_folder import is_free, whole_folder
 
-Target = Literal["hf", "meta", "gguf"]
-TARGETS: tuple[Target, ...] = ("hf", "meta", "gguf")
+Target = Literal["hf", "meta", "gguf", "puna"]
+TARGETS: tuple[Target, ...] = ("hf", "meta", "gguf", "puna")
 WIDE_DTYPES = ("f32", "f16", "bf16")
 QUANTISED_DTYPES = ("q8_0", "q4_0", "q4_1", "q4_k", "q6_k")
 
@@ -48,19 +49,22 @@ class Conversion:
     overwrites: bool = False
 
     def __post_init__(self) -> None:
-        quantised = QUANTISED_DTYPES if self.target == "gguf" else ()
-        if self.dtype is not None and self.dtype not in (*WIDE_DTYPES, *quantised):
+        known = {"gguf": (*WIDE_DTYPES, *QUANTISED_DTYPES), "puna": ("f32",)}
+        dtypes = known.get(self.target, WIDE_DTYPES)
+        if self.dtype is not None and self.dtype not in dtypes:
+            is_quantised = self.dtype in QUANTISED_DTYPES
             raise UsageError(
-                f"{self.target} is written as {', '.join((*WIDE_DTYPES, *quantised))}, "
-                f"got {self.dtype!r}",
-                hint="take one of these"
-                if quantised
-                else "blocks of few bits are GGUF's: --to gguf",
+                f"{self.target} is written as {', '.join(dtypes)}, got {self.dtype!r}",
+                hint="blocks of few bits are GGUF's: --to gguf"
+                if is_quantised
+                else "take one of these",
             )
         if self.shards != 1 and self.target != "meta":
             raise UsageError("only Meta's format has model-parallel files", hint="--to meta --mp N")
         if self.file_bytes is not None and self.target == "meta":
             raise UsageError("Meta's files are divided by --mp, not by their size", hint="--mp N")
+        if self.file_bytes is not None and self.target == "puna":
+            raise UsageError("a checkpoint's weights are one file: --split is for hf and gguf")
         if self.shards < 1 or (self.file_bytes is not None and self.file_bytes < 1):
             raise UsageError("--mp and --split are at least 1")
 
@@ -82,8 +86,9 @@ def convert(
         with _files_beside(destination) as partial:
             return _write_gguf(source, partial / destination.name, wish, console, tokenizer)
     with whole_folder(destination) as partial:
-        beside = tokenizer_files(source, tokenizer, wish.target)
-        if wish.target == "hf":
+        if wish.target == "puna":
+            write_first_checkpoint(source, partial, tokenizer=tokenizer, console=console)
+        elif wish.target == "hf":
             write_huggingface(
                 source,
                 partial,
@@ -91,11 +96,11 @@ def convert(
                 console=console,
                 max_shard_bytes=wish.file_bytes or SHARD_BYTES,
                 vocabulary=tokenizer.vocabulary if tokenizer else None,
-                extra_files=beside,
+                extra_files=tokenizer_files(source, tokenizer, "hf"),
             )
         else:
             write_meta(source, partial, dtype=wish.dtype, shards=wish.shards, console=console)
-            for name, content in beside.items():
+            for name, content in tokenizer_files(source, tokenizer, "meta").items():
                 (partial / name).write_bytes(content)
         return _proved(source, partial, wish, console, tokenizer)
 
@@ -123,7 +128,7 @@ def require_free(destination: Path, wish: Conversion) -> None:
 
 
 def tokenizer_files(
-    source: ModelSource, tokenizer: Tokenizer | None, target: Target
+    source: ModelSource, tokenizer: Tokenizer | None, target: Literal["hf", "meta"]
 ) -> dict[str, bytes]:
     """What lies beside the weights, by name: made of the tokenizer, but the source's own files as
     they are where they are of this tokenizer.

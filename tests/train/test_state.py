@@ -10,17 +10,35 @@ import signal
 
 import numpy as np
 import pytest
-from tiny_training import learnt, losses, stop_at, trace, write_shards_folder
+from tiny_training import (
+    CONTEXT,
+    inputs,
+    learnt,
+    losses,
+    run_config,
+    stop_at,
+    trace,
+    write_shards_folder,
+)
 
+from puna import config as recipes
 from puna import hardware
-from puna.console import Console
+from puna.console import Console, silent
 from puna.errors import CheckpointError, DataError, TrainingError
 from puna.train.metrics import read_metrics
+from puna.weights import checkpoint
 from puna.weights.checkpoint import complete_checkpoints, find_checkpoint
+from puna.weights.convert import Conversion, convert
+from puna.weights.open_model import load_tokenizer, open_model
 
 pytest.importorskip("torch")
 
+import torch
+
+from puna.model.llama import Llama
+from puna.tokens.loader import TokenLoader
 from puna.train import pretrain as module
+from puna.train.state import load_weights
 
 # Resuming
 
@@ -306,6 +324,122 @@ def test_a_checkpoint_of_a_newer_puna_is_refused(train, tmp_path):
     with pytest.raises(CheckpointError, match="version 99, this Puna reads up to 1") as caught:
         train()
     assert "upgrade" in str(caught.value.hint)
+
+
+def change_state(folder, part: str, **changes) -> None:
+    """Write other fields into a part of state.json, as another Puna would; None removes one."""
+    state = checkpoint.read_state(folder)
+    fields = {**state[part], **changes}
+    state[part] = {name: value for name, value in fields.items() if name not in changes or value}
+    content = {name: state[name] for name in state.keys() - {"schema", "version"}}
+    recipe = recipes.load(module.RunConfig, folder / "recipe.toml")
+    (folder / "manifest.json").unlink()
+    checkpoint.seal(folder, content.pop("step"), content, recipe)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("provenance", {"optimizer": "muon"}, "provenance: unknown key optimizer"),
+        ("provenance", {"shards": None}, r"provenance\.shards is missing"),
+        ("provenance", {"threads": "two"}, "threads should be int, got 'two'"),
+        ("progress", {"epoch": 3}, "progress: unknown key epoch"),
+        ("progress", {"position": None}, r"progress\.position is missing"),
+        ("progress", {"best_loss": "low"}, "best_loss should be float, got 'low'"),
+    ],
+)
+def test_fields_that_a_resume_does_not_know_or_lacks_are_one_error(
+    train, tmp_path, part, changes, message
+):
+    train(**stop_at(3))
+    change_state(find_checkpoint(tmp_path / "run"), part, **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        train()
+    assert "state.json" in caught.value.message
+    assert "resume with the Puna that wrote it" in str(caught.value.hint)
+
+
+def test_an_older_checkpoint_without_the_name_of_its_kernels_goes_on(train, tmp_path):
+    train("whole")
+    train(**stop_at(3))
+    change_state(find_checkpoint(tmp_path / "run"), "provenance", kernels=None)
+    train()
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def test_a_run_stopped_before_its_first_step_begins_again(train, tmp_path, monkeypatch):
+    class Stopped(module.Interrupt):
+        def __enter__(self):
+            self.received = signal.SIGTERM
+            return self
+
+    train("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Interrupt", Stopped)
+        assert train().step == 0
+    assert find_checkpoint(tmp_path / "run").name == "step-000000"
+    train()
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+# Weights from elsewhere
+
+
+@pytest.fixture
+def converted(train, tmp_path):
+    """The run folder that a run's weights become by way of Hugging Face's form."""
+    train("origin")
+    for source, target in (("origin", "hf"), ("hf", "puna")):
+        opened = open_model(tmp_path / source)
+        destination = tmp_path / target
+        convert(opened, destination, Conversion(target), silent(), load_tokenizer(opened))
+    return tmp_path / "puna"
+
+
+def test_training_goes_on_from_weights_of_elsewhere(train, tmp_path, tiny_shards, converted):
+    shutil.copytree(converted, tmp_path / "whole")
+    said = Console(stdout=io.StringIO(), stderr=io.StringIO())
+    train("puna", console=said, **stop_at(5))
+    assert "checkpoints/step-000000, AdamW begins anew" in said.stderr.getvalue()
+    # What the other run left, on the first batch in the loader's order.
+    model = Llama(run_config().model)
+    load_weights(model, checkpoint.read_model(tmp_path / "origin").arrays, converted)
+    batch = torch.from_numpy(TokenLoader(inputs(tiny_shards).train, CONTEXT, 1).sequences(0, 4))
+    with torch.no_grad():
+        logits = model(batch[:, :-1]).flatten(0, 1)
+    wanted = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten()).item()
+    assert losses(converted)[0] == pytest.approx(wanted, rel=1e-6)
+    # From there on it is a run like any other, whose resume is exact.
+    train("puna")
+    train("whole")
+    assert trace(converted) == trace(tmp_path / "whole")
+    assert learnt(converted) == learnt(tmp_path / "whole")
+
+
+def test_weights_of_elsewhere_may_be_trained_on_shorter_texts(train, converted):
+    outcome = train("puna", model={"context_length": 16}, batch_tokens=128)
+    assert (outcome.step, outcome.reason) == (12, "finished")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"rope_theta": 5e5}, r"with rope_theta 10000\.0, this recipe says 500000\.0"),
+        ({"heads": 4}, "with heads 2, this recipe says 4"),
+        ({"layers": 3}, r"layers\.2\..* should have shape .* found no such tensor"),
+    ],
+)
+def test_weights_of_another_model_begin_no_run(train, converted, model, message):
+    with pytest.raises(CheckpointError, match=message):
+        train("puna", model=model)
+
+
+def test_weights_of_elsewhere_want_the_tokenizer_that_came_with_them(train, tmp_path, converted):
+    other = write_shards_folder(tmp_path / "other", seed=9)
+    with pytest.raises(CheckpointError, match=r"go with tokenizer .* the shards with") as caught:
+        train("puna", shards=other)
+    own = converted / "checkpoints" / "step-000000" / "tokenizer.model"
+    assert f"--tokenizer {own}" in str(caught.value.hint)
 
 
 def test_too_little_text_for_one_window_is_refused(train):
