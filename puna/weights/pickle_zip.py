@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -31,81 +31,7 @@ _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # "the number stands in the zip64 record"
 _ZIP64_FIELD = 1
 
 
-class _End(NamedTuple):
-    """The last record of a zip file; `layout` is how it lies there."""
-
-    signature: int
-    disk: int
-    directory_disk: int
-    entries_here: int
-    entries: int
-    directory_bytes: int
-    directory_offset: int
-    comment_bytes: int
-
-
-class _End64(NamedTuple):
-    """The end record with 64-bit numbers."""
-
-    signature: int
-    record_bytes: int  # from the next field on
-    made_by: int
-    needs: int
-    disk: int
-    directory_disk: int
-    entries_here: int
-    entries: int
-    directory_bytes: int
-    directory_offset: int
-
-
-class _Locator64(NamedTuple):
-    """Where the 64-bit end record lies."""
-
-    signature: int
-    disk: int
-    end_offset: int
-    disks: int
-
-
-class _Central(NamedTuple):
-    """One entry of the directory; name, extra fields and comment follow it."""
-
-    signature: int
-    made_by: int
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc: int
-    stored_bytes: int
-    size: int
-    name_bytes: int
-    extra_bytes: int
-    comment_bytes: int
-    disk: int
-    internal: int
-    external: int
-    local_offset: int
-
-
-class _Local(NamedTuple):
-    """What lies before a member's data; name and extra fields follow it."""
-
-    signature: int
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc: int
-    stored_bytes: int
-    size: int
-    name_bytes: int
-    extra_bytes: int
-
-
+# The records of a zip file; where each is unpacked its fields are named.
 END, END64 = struct.Struct("<L4H2LH"), struct.Struct("<LQ2H2L4Q")
 LOCATOR64 = struct.Struct("<LLQL")
 CENTRAL, LOCAL = struct.Struct("<L6H3L5H2L"), struct.Struct("<L5H3L2H")
@@ -222,14 +148,14 @@ def _find_directory(file: IO[bytes], file_size: int, path: Path) -> _Directory:
     record = _unpack(file, END, at)
     if record is None or record[0] != END_MARK:
         raise broken(path, max(at, 0), "the last 22 bytes should be a zip file's end record")
-    end = _End(*record)
-    if end.disk or end.directory_disk or end.entries_here != end.entries or end.comment_bytes:
+    _mark, disk, directory_disk, entries_here, entries, size, offset, comment_bytes = record
+    if disk or directory_disk or entries_here != entries or comment_bytes:
         raise broken(path, at, "the end record should tell of one disk and no comment")
-    found = _Directory(end.directory_offset, end.directory_bytes, end.entries)
+    found = _Directory(offset, size, entries)
     locator = _unpack(file, LOCATOR64, at - LOCATOR64.size)
     if locator is not None and locator[0] == LOCATOR64_MARK:
         at -= LOCATOR64.size + END64.size
-        found = _zip64_directory(file, at, _Locator64(*locator), found, path)
+        found = _zip64_directory(file, at, locator, found, path)
     if found.entries > ENTRY_LIMIT:
         raise broken(path, at, f"at most {ENTRY_LIMIT} members are read, it says {found.entries}")
     if found.offset + found.size != at or found.size < found.entries * CENTRAL.size:
@@ -241,17 +167,18 @@ def _find_directory(file: IO[bytes], file_size: int, path: Path) -> _Directory:
 
 
 def _zip64_directory(
-    file: IO[bytes], at: int, locator: _Locator64, small: _Directory, path: Path
+    file: IO[bytes], at: int, locator: tuple[int, ...], small: _Directory, path: Path
 ) -> _Directory:
     """The directory by the 64-bit record; the 32-bit one must say the same or nothing."""
     record = _unpack(file, END64, at)
-    if record is None or record[0] != END64_MARK or locator.end_offset != at:
+    _mark, locator_disk, end_offset, disks = locator
+    if record is None or record[0] != END64_MARK or end_offset != at:
         raise broken(path, max(at, 0), "the zip64 end record should be here")
-    end = _End64(*record)
-    is_plain = end.record_bytes == END64.size - 12 and end.entries_here == end.entries
-    if not is_plain or end.disk or end.directory_disk or locator.disk or locator.disks != 1:
+    _mark, record_bytes, _, _, disk, directory_disk, entries_here, entries, size, offset = record
+    is_plain = record_bytes == END64.size - 12 and entries_here == entries
+    if not is_plain or disk or directory_disk or locator_disk or disks != 1:
         raise broken(path, at, "the zip64 end record should be 56 bytes and tell of one disk")
-    found = _Directory(end.directory_offset, end.directory_bytes, end.entries)
+    found = _Directory(offset, size, entries)
     for one, other, nothing in (
         (small.entries, found.entries, _FULL16),
         (small.size, found.size, _FULL32),
@@ -269,34 +196,39 @@ def _entries(records: bytes, directory: _Directory, path: Path) -> Iterator[tupl
         where = directory.offset + position
         if position + CENTRAL.size > len(records):
             raise broken(path, where, "the directory ends within an entry")
-        entry = _Central(*CENTRAL.unpack_from(records, position))
+        entry = CENTRAL.unpack_from(records, position)
+        mark, _, _, flags, method, _, _, crc, stored_bytes, size, *rest = entry
+        name_bytes, extra_bytes, comment_bytes, disk, _, _, local_offset = rest
         name_at = position + CENTRAL.size
-        extra_at = name_at + entry.name_bytes
-        position = extra_at + entry.extra_bytes + entry.comment_bytes
-        if entry.signature != CENTRAL_MARK or position > len(records):
+        extra_at = name_at + name_bytes
+        position = extra_at + extra_bytes + comment_bytes
+        if mark != CENTRAL_MARK or position > len(records):
             raise broken(path, where, "a whole directory entry should be here")
-        _require_plain(entry.flags, entry.method, path, where)
-        extra = records[extra_at : extra_at + entry.extra_bytes]
-        size, local_offset = _wide(entry, extra, path, where)
+        _require_plain(flags, method, path, where)
+        wide = _zip64_field(records[extra_at : extra_at + extra_bytes], path, where)
+        size, stored_bytes, local_offset = _widened(
+            (size, stored_bytes, local_offset), wide, path, where
+        )
+        if size != stored_bytes or disk:
+            raise broken(path, where, "a stored member should have one size, on the one disk")
         name = _decoded(records[name_at:extra_at], path, where)
-        yield Member(name, -1, size, entry.crc), local_offset
+        yield Member(name, -1, size, crc), local_offset
     if position != len(records):
         raise broken(path, directory.offset + position, "the directory holds more than its entries")
 
 
-def _wide(entry: _Central, extra: bytes, path: Path, where: int) -> tuple[int, int]:
-    """The member's size and its local header's offset, from the zip64 field where they are big."""
-    wide = _zip64_field(extra, path, where)
-    values: list[int] = []
-    for value in (entry.size, entry.stored_bytes, entry.local_offset):
+def _widened(
+    values: tuple[int, int, int], wide: bytes, path: Path, where: int
+) -> tuple[int, int, int]:
+    """The numbers of an entry, from its zip64 field where they are too big for 32 bits."""
+    found = []
+    for value in values:
         if value == _FULL32:
             if len(wide) < 8:
                 raise broken(path, where, "a zip64 size should be given, it is missing")
             value, wide = int.from_bytes(wide[:8], "little"), wide[8:]
-        values.append(value)
-    if values[0] != values[1] or entry.disk:
-        raise broken(path, where, "a stored member should have one size and lie on the one disk")
-    return values[0], values[2]
+        found.append(value)
+    return found[0], found[1], found[2]
 
 
 def _zip64_field(extra: bytes, path: Path, where: int) -> bytes:
@@ -318,15 +250,15 @@ def _placed(file: IO[bytes], member: Member, start: int, path: Path) -> Member:
     record = _unpack(file, LOCAL, start)
     if record is None or record[0] != LOCAL_MARK:
         raise broken(path, start, f"the local header of {shown(member.name)} should be here")
-    local = _Local(*record)
-    _require_plain(local.flags, local.method, path, start)
-    if file.read(local.name_bytes) != member.name.encode():
+    _mark, _, flags, method, _, _, crc, stored_bytes, size, name_bytes, extra_bytes = record
+    _require_plain(flags, method, path, start)
+    if file.read(name_bytes) != member.name.encode():
         raise broken(path, start, f"the directory calls this member {shown(member.name)}")
-    if not local.flags & _DESCRIPTOR:
+    if not flags & _DESCRIPTOR:
         sizes = (member.size, _FULL32)
-        if local.crc != member.crc or local.size not in sizes or local.stored_bytes not in sizes:
+        if crc != member.crc or size not in sizes or stored_bytes not in sizes:
             raise broken(path, start, f"{shown(member.name)} has another size or CRC here")
-    offset = start + LOCAL.size + local.name_bytes + local.extra_bytes
+    offset = start + LOCAL.size + name_bytes + extra_bytes
     return Member(member.name, offset, member.size, member.crc)
 
 
