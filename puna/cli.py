@@ -18,6 +18,7 @@ VERBS = {
     "tokenizer": ("puna.commands.tokenizer", "train a tokenizer on a corpus, or look at one"),
     "train": ("puna.commands.train", "pretrain a model from a recipe, or resume a run"),
     "evaluate": ("puna.commands.evaluate", "measure a model on text it has not seen"),
+    "perplexity": ("puna.commands.perplexity", "as llama-perplexity measures it; KL divergence"),
     "generate": ("puna.commands.generate", "continue a prompt"),
     "chat": ("puna.commands.chat", "talk to a model in the terminal"),
     "pull": ("puna.commands.pull", "bring a model to this machine by its name"),
@@ -25,6 +26,7 @@ VERBS = {
     "inspect": ("puna.commands.inspect", "what a model is, and what it takes to run it"),
     "convert": ("puna.commands.convert", "a model in another format, with proof"),
     "quantize": ("puna.commands.quantize", "a model as a GGUF of few bits a weight"),
+    "bench": ("puna.commands.bench", "how fast a model runs here, beside memory's limit"),
     "report": ("puna.commands.report", "one self-contained page about a training run"),
     "sizes": ("puna.commands.sizes", "the family's sizes: parameters, memory, compute"),
     "doctor": ("puna.commands.doctor", "what this machine has and what it lacks"),
@@ -32,8 +34,8 @@ VERBS = {
 }
 GROUPS = {
     "text and tokens": ("data", "tokenizer"),
-    "train": ("train", "evaluate", "report"),
-    "use": ("generate", "chat"),
+    "train": ("train", "evaluate", "perplexity", "report"),
+    "use": ("generate", "chat", "bench"),
     "weights": ("pull", "cache", "inspect", "convert", "quantize"),
     "machine": ("sizes", "doctor", "demo"),
 }
