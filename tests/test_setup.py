@@ -2,8 +2,10 @@
 
 import argparse
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,15 @@ def test_another_torch_replaces_the_constraint():
     assert replaced == "# a comment\ntransformers==5.23.0\ntorch==2.12.1+cpu\n"
     with pytest.raises(setup.SetupError, match=r"found '2\.12\.1'"):
         setup.constraints_text(text, "2.12.1")
+
+
+def test_every_package_that_puna_names_has_the_version_it_is_checked_with():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = {re.split(r"[\[<>=]", one)[0] for names in lists for one in names} - {"puna"}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line.partition("==")[0] for line in lines if not line.startswith("#")]
+    assert sorted(pinned) == sorted(wanted)
 
 
 def test_extras_include_those_they_name():
