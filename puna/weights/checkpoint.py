@@ -244,7 +244,7 @@ def verify(folder: Path) -> dict[str, Any]:
         found = path.stat().st_size if path.is_file() else None
         if found != size:
             has = "is missing" if found is None else f"has {found} bytes"
-            raise _damaged(path, f"{has}, {str(size):.40} bytes were written")
+            raise _damaged(path, f"{has}, {size!s:.40} bytes were written")
         if schema.sha256_file(path) != digest:
             raise _damaged(path, "has other content than was written (SHA-256 differs)")
     return manifest
