@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from types import MappingProxyType
+from typing import Any
 
 from puna.errors import ConfigError
+
+# Requests come from strangers: each bound caps what one of them may cost.
+MOST_CHOICES = 128
+MOST_LOGPROBS = 20
+MOST_STOPS, LONGEST_STOP, MOST_STOP_IDS = 32, 1024, 256
+MOST_BIASES = 1024
+MOST_DRAFT_TOKENS, LONGEST_NGRAM = 32, 8
+
+# name -> kind, least, most, what to say when it is neither
+RANGES: dict[str, tuple[type, float, float, str]] = {
+    "max_tokens": (Integral, 1, math.inf, "at least 1"),
+    "temperature": (Real, 0, 1e300, "0 (greedy) or more"),
+    "top_k": (Integral, 0, math.inf, "0 (off) or more"),
+    "top_p": (Real, 1e-300, 1, "above 0 and at most 1 (off)"),
+    "min_p": (Real, 0, 1, "between 0 (off) and 1"),
+    "typical_p": (Real, 1e-300, 1, "above 0 and at most 1 (off)"),
+    "repetition_penalty": (Real, 0.01, 100, "between 0.01 and 100; 1 is off"),
+    "presence_penalty": (Real, -2, 2, "between -2 and 2; 0 is off"),
+    "frequency_penalty": (Real, -2, 2, "between -2 and 2; 0 is off"),
+    "seed": (Integral, 0, 2**63 - 1, "a whole number between 0 and 2^63 - 1"),
+    "n": (Integral, 1, MOST_CHOICES, f"between 1 and {MOST_CHOICES}"),
+    "logprobs": (Integral, 0, MOST_LOGPROBS, f"between 0 and {MOST_LOGPROBS}"),
+    "prompt_logprobs": (Integral, 0, MOST_LOGPROBS, f"between 0 and {MOST_LOGPROBS}"),
+    "draft_tokens": (Integral, 0, MOST_DRAFT_TOKENS, f"between 0 (off) and {MOST_DRAFT_TOKENS}"),
+    "shortest_ngram": (Integral, 1, LONGEST_NGRAM, f"between 1 and {LONGEST_NGRAM}"),
+    "longest_ngram": (Integral, 1, LONGEST_NGRAM, f"between 1 and {LONGEST_NGRAM}"),
+}
+MAY_BE_NONE = ("seed", "logprobs", "prompt_logprobs")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How to choose tokens and when to stop. Raises ConfigError for a value out of range.
 
-    `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off.
-    The release generates with temperature 0.8 and top_p 0.95, the defaults here. The same `seed`
-    gives the same text; without one, the generation draws and reports its own.
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1, and the penalties
+    1, 0 and 0 are off. The release generates with temperature 0.8 and top_p 0.95, the defaults
+    here; the sampler says in which order all of them act. The same `seed` gives the same text;
+    without one, the generation draws and reports its own.
+
+    `logit_bias` adds to the logits of token ids, -100 to 100. `stop` and `stop_ids` end the text
+    and are no part of it; so does the model's own end unless `ignore_eos`. `n` is the number of
+    texts. `logprobs` and `prompt_logprobs` ask for log-probabilities with so many alternatives.
+    `draft_tokens` guesses that many tokens a step from how the text went on after its last
+    `longest_ngram` to `shortest_ngram` tokens before; that changes the speed and never the text.
     """
 
     max_tokens: int = 256
@@ -22,22 +61,81 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 0.95
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    draft_tokens: int = 0
+    shortest_ngram: int = 2
+    longest_ngram: int = 4
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
-        is_temperature = math.isfinite(self.temperature) and self.temperature >= 0
-        _require(is_temperature, "temperature", "0 (greedy) or more", self.temperature)
-        _require(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
-        _require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
-        _require(0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1", self.min_p)
-        is_penalty = math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0
-        _require(is_penalty, "repetition_penalty", "above 0; 1 is off", self.repetition_penalty)
-        _require(self.seed is None or self.seed >= 0, "seed", "0 or more", self.seed)
-        is_stop = isinstance(self.stop, tuple) and all(self.stop)
-        _require(is_stop, "stop", "a tuple of texts that are not empty", self.stop)
+        for name, (kind, least, most, wanted) in RANGES.items():
+            value = getattr(self, name)
+            fits = _is(kind, value) and least <= value <= most
+            _require(fits or (value is None and name in MAY_BE_NONE), name, wanted, value)
+        in_order = self.shortest_ngram <= self.longest_ngram
+        _require(in_order, "shortest_ngram", "at most longest_ngram", self.shortest_ngram)
+        _require(type(self.ignore_eos) is bool, "ignore_eos", "true or false", self.ignore_eos)
+        self._check_stops()
+        self._check_bias()
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the choice hangs on which ids the text has so far."""
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return penalties != (1, 0, 0)
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is the one of the greatest logit, and nothing else is asked for."""
+        is_plain = not self.has_penalties and not self.logit_bias
+        return self.temperature == 0 and is_plain and self.logprobs is None
+
+    def require_known_ids(self, vocabulary_size: int) -> None:
+        """Raises ConfigError for a `logit_bias` or stop id that the model does not have."""
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
+            unknown = next((one for one in ids if one >= vocabulary_size), None)
+            wanted = f"of token ids below {vocabulary_size}, the size of the vocabulary"
+            _require(unknown is None, name, wanted, unknown)
+
+    def _check_stops(self) -> None:
+        are_texts = isinstance(self.stop, tuple) and all(
+            isinstance(stop, str) and 0 < len(stop) <= LONGEST_STOP for stop in self.stop
+        )
+        wanted = f"a tuple of texts of 1 to {LONGEST_STOP} characters"
+        _require(are_texts, "stop", wanted, self.stop)
+        _require(
+            len(self.stop) <= MOST_STOPS, "stop", f"at most {MOST_STOPS} texts", len(self.stop)
+        )
+        are_ids = isinstance(self.stop_ids, tuple) and all(
+            _is(Integral, one) and one >= 0 for one in self.stop_ids
+        )
+        _require(are_ids, "stop_ids", "a tuple of token ids", self.stop_ids)
+        count = len(self.stop_ids)
+        _require(count <= MOST_STOP_IDS, "stop_ids", f"at most {MOST_STOP_IDS} ids", count)
+
+    def _check_bias(self) -> None:
+        bias = self.logit_bias
+        _require(isinstance(bias, Mapping), "logit_bias", "a mapping of token ids to numbers", bias)
+        _require(len(bias) <= MOST_BIASES, "logit_bias", f"at most {MOST_BIASES} ids", len(bias))
+        for token, value in bias.items():
+            fits = _is(Integral, token) and token >= 0 and _is(Real, value) and -100 <= value <= 100
+            wanted = "token ids with numbers between -100 and 100"
+            _require(fits, "logit_bias", wanted, {token: value})
+
+
+def _is(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _require(holds: bool, name: str, wanted: str, found: object) -> None:
