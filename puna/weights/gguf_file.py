@@ -24,7 +24,7 @@ import numpy as np
 from puna.errors import CheckpointError
 from puna.weights.gguf_types import TYPE_OF_ID
 from puna.weights.source import Bytes
-from puna.weights.untrusted import opened
+from puna.weights.untrusted import mapped, opened
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -84,15 +84,7 @@ class GgufFile:
     def raw(self, name: str) -> Bytes:
         """The bytes of a tensor as they lie. Raises CheckpointError when they are gone."""
         tensor = self.tensors[name]
-        try:
-            # A map of its own, which goes with the array: through that of the whole file, a
-            # conversion held all of the file's pages in memory (2.9 GB at 2 GB of Q8_0).
-            return np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.nbytes,))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path}: byte {tensor.offset}: {name} cannot be read any more: {error}",
-                hint="the file was changed since it was opened; open it again",
-            ) from None
+        return mapped(self.path, tensor.offset, tensor.nbytes, name)
 
 
 def read_gguf(path: Path) -> GgufFile:

@@ -25,7 +25,7 @@ from puna.weights.source import (
     require_finite,
     tensor_names,
 )
-from puna.weights.untrusted import opened, shape_of, unreadable
+from puna.weights.untrusted import mapped, opened, shape_of
 
 HEADER = struct.Struct("<7i")
 _FIELDS = (
@@ -74,18 +74,7 @@ class Llama2cModel:
         return self._bytes(self.tensors[name])
 
     def _bytes(self, stored: StoredTensor) -> Bytes:
-        offset = self.offsets[stored.name]
-        try:
-            found = np.fromfile(self.path, np.uint8, stored.nbytes, offset=offset)
-        except OSError as error:
-            raise unreadable(self.path, error) from None
-        if len(found) != stored.nbytes:
-            raise CheckpointError(
-                f"{self.path}: {stored.name} should have {stored.nbytes} bytes from byte {offset}, "
-                f"found {len(found)}",
-                hint="the file became shorter since it was opened; open it again",
-            )
-        return found
+        return mapped(self.path, self.offsets[stored.name], stored.nbytes, stored.name)
 
 
 def open_llama2c(path: Path) -> Llama2cModel:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from puna.errors import CheckpointError
 from puna.weights.source import FloatArray, StoredTensor, as_float32
-from puna.weights.untrusted import opened, shown
+from puna.weights.untrusted import mapped, opened, shown
 
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 TENSOR_LIMIT = 5_000  # a LLaMA of 405 billion parameters has 1,138
@@ -67,17 +67,7 @@ class SafeTensor:
 
         Raises CheckpointError when the file became shorter since it was opened.
         """
-        if not self.nbytes:
-            return np.empty(0, dtype=np.uint8)
-        try:
-            mapped = np.memmap(self.path, np.uint8, "c", self.offset, (self.nbytes,))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path}: {shown(self.name)} should have {self.nbytes} bytes from byte "
-                f"{self.offset}, they cannot be read: {error}",
-                hint="the file changed since it was opened; open it again",
-            ) from None
-        return np.asarray(mapped)
+        return mapped(self.path, self.offset, self.nbytes, self.name)
 
     def array(self) -> npt.NDArray[Any]:
         """Its values as they are stored, in its shape; BF16 as uint16.

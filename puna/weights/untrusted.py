@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from puna.errors import CheckpointError, ConfigError
 from puna.tokens.formats.json_text import read_object
 
@@ -44,6 +47,25 @@ def opened(path: Path, wanted: str) -> Iterator[BinaryIO]:
 def unreadable(path: Path, error: OSError) -> CheckpointError:
     """The error for a file that the system does not let us read."""
     return CheckpointError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def mapped(path: Path, offset: int, nbytes: int, name: str) -> npt.NDArray[np.uint8]:
+    """The bytes of the tensor `name`, where writing changes the memory and never the file.
+
+    Raises CheckpointError when the file became shorter since it was opened, or is gone.
+    """
+    if not nbytes:
+        return np.empty(0, dtype=np.uint8)
+    try:
+        # A map of its own, which goes with the array: through that of the whole file, a
+        # conversion held all of the file's pages in memory (2.9 GB at 2 GB of Q8_0).
+        return np.asarray(np.memmap(path, np.uint8, "c", offset, (nbytes,)))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {shown(name)} should have {nbytes} bytes from byte {offset}, they cannot be "
+            f"read: {error}",
+            hint="the file changed since it was opened; open it again",
+        ) from None
 
 
 def shown(text: str) -> str:

@@ -49,7 +49,7 @@ def test_a_file_that_shrinks_after_opening_is_told(tmp_path: Path):
     path.write_bytes(GOOD_FILE)
     model = open_llama2c(path)
     path.write_bytes(GOOD_FILE[:100])
-    with pytest.raises(CheckpointError, match=r"norm\.weight should have 32 bytes from byte"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight.* should have 32 bytes from byte"):
         model.read("norm.weight")
     path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
