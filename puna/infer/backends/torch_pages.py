@@ -187,13 +187,14 @@ def lay_out(
 
 def _rows(chunks: Sequence[Chunk]) -> IdArray:
     """The id, position and slot of each row: [3, rows]."""
-    parts = []
-    for chunk in chunks:
-        positions = np.arange(chunk.start, chunk.start + len(chunk.ids))
-        pages = chunk.pages[positions // PAGE_POSITIONS].astype(np.int64)
-        slots = PAGE_POSITIONS * pages + positions % PAGE_POSITIONS
-        parts.append(np.stack([chunk.ids, positions, slots]))
-    return np.concatenate(parts, axis=1)
+    lengths, starts, held = np.array([(len(c.ids), c.start, len(c.pages)) for c in chunks]).T
+    before = starts + lengths - np.cumsum(lengths)  # position less row, for each chunk
+    positions = np.arange(lengths.sum()) + np.repeat(before, lengths)
+    first_page = np.repeat(np.cumsum(held) - held, lengths)
+    pages = np.concatenate([chunk.pages for chunk in chunks])
+    slots = PAGE_POSITIONS * pages[first_page + positions // PAGE_POSITIONS]
+    ids = np.concatenate([chunk.ids for chunk in chunks])
+    return np.stack([ids, positions, slots + positions % PAGE_POSITIONS])
 
 
 def _table(chunks: Sequence[Chunk], width: int) -> IdArray:
