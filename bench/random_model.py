@@ -81,10 +81,10 @@ def vocabulary(size: int) -> Vocabulary:
     """SentencePiece's special and byte pieces, then numbered words up to `size` pieces."""
     words = [f"{SPACE_MARK}word{number}" for number in range(size - 3 - len(BYTE_PIECES))]
     pieces = ("<unk>", "<s>", "</s>", *BYTE_PIECES, *words)
-    types = (PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL)
-    types += (PieceType.BYTE,) * len(BYTE_PIECES) + (PieceType.NORMAL,) * len(words)
+    types = [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL]
+    types += [PieceType.BYTE] * len(BYTE_PIECES) + [PieceType.NORMAL] * len(words)
     scores = tuple(-float(token) for token in range(size))
-    return Vocabulary("spm", pieces, types, scores, bos_id=1, eos_id=2, unknown_id=0)
+    return Vocabulary("spm", pieces, tuple(types), scores, bos_id=1, eos_id=2, unknown_id=0)
 
 
 def _parts(dtype: str, values: int, random: np.random.Generator) -> Callable[[], Iterator[Bytes]]:
