@@ -95,7 +95,8 @@ def wanted_fingerprint(root: Path, torch: str, torch_index: str) -> str:
     """A hash of everything that decides what gets installed."""
     digest = hashlib.sha256()
     names = ["pyproject.toml", "constraints.txt", "tools/setup.py", "CMakeLists.txt"]
-    kernels = sorted((root / "puna/native/csrc").iterdir())  # compiled by the installation
+    sources = (root / "puna/native/csrc").rglob("*")  # compiled by the installation
+    kernels = sorted(path for path in sources if path.is_file())
     for path in [*(root / name for name in names), *kernels]:
         digest.update(path.read_bytes() + b"\0")
     facts = [str(root), torch, torch_index, sys.version, *compiler_facts()]

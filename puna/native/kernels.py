@@ -31,13 +31,35 @@ def isa() -> str | None:
     wish = hardware.isa_wish()
     if wish is None:
         return usable[0] if usable else None
-    if wish == NONE:
-        return None
+    if wish == NONE or wish in inference_isas():
+        return wish if wish in usable else None
     if wish not in usable:
         runs = ", ".join(usable) or NONE
         raise MachineError(
             f"PUNA_ISA asks for the kernels {wish!r}, this machine runs {runs}",
             hint=f"unset it, or set it to {NONE} to do without kernels",
+        )
+    return wish
+
+
+def inference_isas() -> tuple[str, ...]:
+    """The builds of the inference kernels that run here, best first; none without kernels."""
+    extension, _ = _extension()
+    return tuple(extension.inference_isas()) if extension else ()
+
+
+@functools.cache
+def inference_isa() -> str:
+    """The build of the inference kernels that runs here, PUNA_ISA's or else the best one.
+
+    Raises MachineError when there is none, or PUNA_ISA names one that does not run here.
+    """
+    usable = inference_isas() or tuple(extension().inference_isas())
+    wish = hardware.isa_wish() or usable[0]
+    if wish not in usable:
+        raise MachineError(
+            f"PUNA_ISA asks for the kernels {wish!r}, this machine runs {', '.join(usable)}",
+            hint="unset it, or choose --backend numpy to do without kernels",
         )
     return wish
 

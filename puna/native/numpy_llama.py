@@ -87,6 +87,24 @@ class KvCache:
         return self.keys[layer, :, :end], self.values[layer, :, :end]
 
 
+class Turns:
+    """Cosines and sines of every position's angles, [positions, head_dim / 2] each."""
+
+    def __init__(self, shape: Shape) -> None:
+        angles = np.outer(np.arange(shape.context_length, dtype=np.float32), shape.frequencies)
+        self.cosines, self.sines = np.cos(angles), np.sin(angles)
+        self._head_dim, self._dynamic = shape.head_dim, shape.dynamic
+
+    def of(self, start: int, end: int) -> tuple[Array, Array]:
+        """Those of the positions from `start` on in a sequence of `end`."""
+        dynamic = self._dynamic
+        if dynamic is None or end <= dynamic.original_context_length:
+            return self.cosines[start:end], self.sines[start:end]
+        frequencies = dynamic_frequencies(self._head_dim, dynamic, end)
+        angles = np.outer(np.arange(start, end, dtype=np.float32), frequencies)
+        return np.cos(angles), np.sin(angles)
+
+
 class NumpyLlama:
     """Token ids -> final states -> logits, from float32 arrays under Meta's names.
 
@@ -109,8 +127,7 @@ class NumpyLlama:
         self.arrays = arrays
         self.vocabulary_size = sizes["tok_embeddings.weight"][0]
         self._output = "output.weight" if "output.weight" in sizes else "tok_embeddings.weight"
-        angles = np.outer(np.arange(shape.context_length, dtype=np.float32), shape.frequencies)
-        self.cosines, self.sines = np.cos(angles), np.sin(angles)
+        self.turns = Turns(shape)
 
     def hidden(self, batch: Sequence[tuple[Past, Ids]]) -> Array:
         """Final normalised states [rows, dim] of the new ids, sequence after sequence.
@@ -127,7 +144,7 @@ class NumpyLlama:
         for cache, ids in batch:
             self._check_ids(cache, ids)
         ids = np.concatenate([ids for _, ids in batch])
-        turns = [self._turns(cache.length, cache.length + len(new)) for cache, new in batch]
+        turns = [self.turns.of(cache.length, cache.length + len(new)) for cache, new in batch]
         cosines, sines = (np.concatenate(part)[:, None] for part in zip(*turns, strict=True))
         x = self.arrays["tok_embeddings.weight"][ids]  # rows dim
         yield x
@@ -146,15 +163,6 @@ class NumpyLlama:
         """Logits [rows, vocabulary] for the token after each of the states [rows, dim]."""
         scores: Array = hidden @ self.arrays[self._output].T
         return scores
-
-    def _turns(self, start: int, end: int) -> tuple[Array, Array]:
-        """Cosines and sines of the positions from `start` on in a sequence of `end`."""
-        dynamic = self.shape.dynamic
-        if dynamic is None or end <= dynamic.original_context_length:
-            return self.cosines[start:end], self.sines[start:end]
-        frequencies = dynamic_frequencies(self.shape.head_dim, dynamic, end)
-        angles = np.outer(np.arange(start, end, dtype=np.float32), frequencies)
-        return np.cos(angles), np.sin(angles)
 
     def _weight(self, layer: int, name: str) -> Array:
         return self.arrays[f"layers.{layer}.{name}.weight"]

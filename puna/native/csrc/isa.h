@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "inference/engine.h"
 #include "kernels.h"
 
 using Builds = std::vector<const Kernels*>;  // best first

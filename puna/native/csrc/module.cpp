@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "inference/module.h"
 #include "isa.h"
 #include "team.h"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
@@ -140,6 +140,7 @@ std::vector<std::string> names(const Builds& builds) {
 }  // namespace
 
 NB_MODULE(_kernels, module) {
+  bind_inference(module);
   // noconvert: without it an array of another dtype or layout would be copied, and what is
   // written into the copy lost.
   module.def("builds", [] { return names(built_kernels()); }, "Names of the builds in here.");

@@ -1,0 +1,444 @@
+// One step through all layers, as each member of the crew goes through it (paper 2.2).
+//
+// A layer is six pieces of work with a wait after each: products for queries, keys and values;
+// turns and the cache; attention; the product back and the residual; gate and up; down and the
+// residual. For a few rows each member norms and quantises the inputs of a product for itself,
+// which is quicker than waiting for another; for many, members share the rows and wait twice more.
+#pragma once
+#include "attend.h"
+#include "dots.h"
+#include "rows.h"
+#ifdef __AMX_TILE__
+#include "attend_tiles.h"
+#include "products.h"
+#endif
+
+namespace {
+
+constexpr int64_t OWN_ROWS = 4;     // up to so many rows each member prepares inputs for itself
+constexpr int64_t GATE_TILES = 8;   // a unit of gate and up has at most 128 outputs
+constexpr int64_t UNITS_EACH = 4;   // units of work for each member, where there is enough
+#ifdef __AMX_TILE__
+constexpr bool HAS_TILES = true;
+#else
+constexpr bool HAS_TILES = false;
+#endif
+constexpr int64_t TILE_ROWS = 24;   // from so many rows on tiles are faster than vectors
+
+inline int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline bool uses_tiles(const Model& model, const Matrix& m, int64_t rows) {
+  if (!HAS_TILES || rows < TILE_ROWS || model.mode == WHOLE) return false;
+  return model.mode == FAST || m.format == BF16;
+}
+inline bool uses_byte_tiles(const Model& model, const Matrix& m, int64_t rows) {
+  return HAS_TILES && rows >= TILE_ROWS && model.mode == EXACT && m.format >= BYTES &&
+         m.format != BYTES_HALVES && m.format != BYTES_HALVES_MIN;
+}
+
+inline Forms forms_for(const Model& model, const Matrix& m, int64_t rows) {
+  if (uses_tiles(model, m, rows)) return {false, false, true, false};
+  const bool is_quantised = !is_plain(m.format) && model.mode != WHOLE;
+  return {is_quantised, !is_quantised, false, m.format == BF16 && model.mode != WHOLE};
+}
+
+inline Forms both(Forms a, Forms b) {
+  // Values are rounded for all or for none: plain weights of other kinds take them as they are.
+  const bool keeps = (a.floats && !a.is_rounded) || (b.floats && !b.is_rounded);
+  return {a.bytes || b.bytes, a.floats || b.floats, a.tiles || b.tiles, !keeps};
+}
+
+struct Widths {
+  int64_t dim, queries, keys, joined, head;
+  explicit Widths(const Model& m)
+      : dim(padded(m.dim)),
+        queries(padded(m.heads * m.head_dim)),
+        keys(padded(m.kv_heads * m.head_dim)),
+        joined(queries + 2 * keys),
+        head(padded(m.head_dim)) {}
+};
+
+// A member's own memory.
+struct Own {
+  char *product, *block;
+  float *gate, *up;
+  char* inputs;
+};
+
+inline int64_t lay_out_own(const Model& model, int64_t rows, char* memory, Own* own) {
+  char* const start = memory;
+  const auto take = [&](int64_t bytes) {
+    char* at = memory;
+    memory += (bytes + 63) / 64 * 64;
+    return at;
+  };
+#ifdef __AMX_TILE__
+  own->product = take(product_scratch_bytes(rows));
+  own->block = take(sizeof(BlockScratch));
+#endif
+  own->gate = reinterpret_cast<float*>(take(rows * GATE_TILES * 64));
+  own->up = reinterpret_cast<float*>(take(rows * GATE_TILES * 64));
+  const int64_t widest =
+      larger_of(larger_of(model.dim, model.hidden), model.heads * model.head_dim);
+  own->inputs = take(activation_bytes(OWN_ROWS, widest));
+  return memory - start;
+}
+
+inline void forward_sizes(const Model& model, int64_t rows, Sizes* sizes) {
+  const Widths width(model);
+  Own own{};
+  const int64_t whole = (rows + 31) / 32 * 32;
+  sizes->states = whole * width.dim * 4;
+  sizes->joined = whole * width.joined * 4;
+  sizes->queries = sizes->mixed = whole * model.heads * width.head * 4;
+  sizes->inputs = activation_bytes(whole, model.dim);
+  sizes->attended = activation_bytes(whole, model.heads * model.head_dim);
+  sizes->gated = activation_bytes(whole, model.hidden);
+  sizes->logits = smaller_of(LOGIT_ROWS, whole) * padded(model.vocabulary) * 4;
+  sizes->own = lay_out_own(model, whole, nullptr, &own);
+}
+
+template <class Value>
+class Forward {
+ public:
+  Forward(const Model& model, const Step& step, Workspace& work, const Member& member)
+      : model_(model), step_(step), work_(work), me_(member), width_(model) {
+    lay_out_own(model, (work.rows + 31) / 32 * 32, work.own[member.number], &own_);
+  }
+
+  void run() {
+    for (int64_t row; (row = take(step_.rows)) >= 0;)
+      unpack_row(model_.embedding, step_.ids[row], states(row));
+    wait();
+    for (int64_t i = 0; i < model_.layer_count; ++i) {
+      const Layer& layer = model_.layers[i];
+      attend_to(layer, i);
+      feed(layer);
+    }
+    for (int64_t start = 0; start < step_.wanted_count; start += LOGIT_ROWS)
+      answer(start, smaller_of(LOGIT_ROWS, step_.wanted_count - start));
+  }
+
+ private:
+  void wait() const { me_.wait(me_.crew); }
+  int64_t take(int64_t units) const { return me_.take(me_.crew, me_.number, units); }
+  float* states(int64_t row) const { return work_.states + row * width_.dim; }
+
+  // The inputs of a product: `fill(row, activations)` for each row.
+  template <class Fill>
+  Activations prepare(int64_t rows, int64_t width, Forms forms, char* shared, Fill fill) const {
+    const bool is_own = rows <= OWN_ROWS;
+    const Activations inputs = lay_out(is_own ? own_.inputs : shared, rows, width, forms);
+    if (is_own) {
+      for (int64_t row = 0; row < rows; ++row) fill(row, inputs);
+    } else {
+      for (int64_t row; (row = take(rows)) >= 0;) fill(row, inputs);
+      wait();
+    }
+    return inputs;
+  }
+
+  int64_t tiles_each(int64_t tiles, int64_t rows, int64_t most) const {
+    if (rows < TILE_ROWS) return 2;
+    const int64_t even = tiles / (UNITS_EACH * me_.count) / 2 * 2;
+    return larger_of(2, smaller_of(even, most));
+  }
+
+  void multiply(const Matrix& m, const Activations& a, int64_t rows, int64_t tile, int64_t tiles,
+                Result result) const {
+#ifdef __AMX_TILE__
+    if (uses_tiles(model_, m, rows))
+      return multiply_tiles(m, a, rows, tile, tiles, result, own_.product);
+    if (uses_byte_tiles(model_, m, rows))
+      return multiply_bytes(m, a, rows, tile, tiles, result, own_.product);
+#endif
+    multiply_few(m, a, rows, tile, tiles, result);
+  }
+
+  // Products of the same inputs, side by side in result's rows.
+  void multiply_all(const Matrix* const* matrices, int64_t count, const Activations& a,
+                    int64_t rows, Result result) const {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) total += tiles_of(*matrices[i]);
+    const int64_t each = tiles_each(total, rows, 16);
+    int64_t units = 0;
+    for (int64_t i = 0; i < count; ++i) units += (tiles_of(*matrices[i]) + each - 1) / each;
+    for (int64_t unit; (unit = take(units)) >= 0;) {
+      Result mine = result;
+      const Matrix* const* m = matrices;
+      for (; unit >= (tiles_of(**m) + each - 1) / each; ++m) {
+        unit -= (tiles_of(**m) + each - 1) / each;
+        mine.out += tiles_of(**m) * 16;
+      }
+      const int64_t tile = unit * each;
+      mine.out += tile * 16;
+      multiply(**m, a, rows, tile, smaller_of(each, tiles_of(**m) - tile), mine);
+    }
+    wait();
+  }
+
+  Forms forms(const Matrix& m, int64_t rows) const { return forms_for(model_, m, rows); }
+
+  void attend_to(const Layer& layer, int64_t number) {
+    const int64_t rows = step_.rows;
+    const Forms wanted = both(both(forms(layer.wq, rows), forms(layer.wk, rows)),
+                              forms(layer.wv, rows));
+    const Activations inputs =
+        prepare(rows, model_.dim, wanted, work_.inputs, [&](int64_t row, const Activations& a) {
+          put_normed(states(row), layer.attention_norm, model_.dim, model_.norm_epsilon, row, a);
+        });
+    const Matrix* const matrices[] = {&layer.wq, &layer.wk, &layer.wv};
+    multiply_all(matrices, 3, inputs, rows, {work_.joined, width_.joined, false});
+    for (int64_t unit; (unit = take(rows * model_.kv_heads)) >= 0;)
+      remember(number, unit / model_.kv_heads, unit % model_.kv_heads);
+    wait();
+    for (int64_t unit; (unit = take(step_.work_count)) >= 0;) attend_unit(number, unit);
+    wait();
+    const Activations attended =
+        prepare(rows, model_.heads * model_.head_dim, forms(layer.wo, rows), work_.attended,
+                [&](int64_t row, const Activations& a) { put_attended(row, a); });
+    const Matrix* const back[] = {&layer.wo};
+    multiply_all(back, 1, attended, rows, {work_.states, width_.dim, true});
+  }
+
+  int64_t group() const { return model_.heads / model_.kv_heads; }
+  float* query(int64_t row, int64_t head) const {
+    return work_.queries + (row * model_.heads + head) * width_.head;
+  }
+  int64_t position(int64_t row) const {
+    const Span& span = step_.spans[step_.span_of_row[row]];
+    return span.start + row - span.first_row;
+  }
+
+  // Turns the queries of a key-value head's group and writes its key and value into its page.
+  void remember(int64_t layer, int64_t row, int64_t kv_head) const {
+    const int64_t size = model_.head_dim;
+    const float* joined = work_.joined + row * width_.joined;
+    const float* cosines = step_.cosines + row * size / 2;
+    const float* sines = step_.sines + row * size / 2;
+    const float scale = LOG2_E / sqrtf(static_cast<float>(size));
+    for (int64_t head = kv_head * group(); head < (kv_head + 1) * group(); ++head) {
+      float* to = query(row, head);
+      for (int64_t i = size; i < width_.head; ++i) to[i] = 0;
+      turn(joined + head * size, cosines, sines, size, scale, to);
+      for (int64_t i = 0; i < width_.head; i += LANES)
+        store(to + i, Stored<Value>::round(load(to + i)));
+    }
+    float key[WIDEST_HEAD];
+    turn(joined + width_.queries + kv_head * size, cosines, sines, size, 1.f, key);
+    const Span& span = step_.spans[step_.span_of_row[row]];
+    Page<Value> page(model_, layer, span.pages[position(row) / PAGE], kv_head);
+    page.put(position(row) % PAGE, width_.head, size, key,
+             joined + width_.queries + width_.keys + kv_head * size);
+  }
+
+  int64_t partial_floats() const { return width_.head + LANES; }
+  // Of a row's head in a segment: most and total, from place 16 on the mixed values.
+  float* partial(int64_t row, int64_t head, int64_t segment) const {
+    const int64_t segments = position(row) / (PAGE * SEGMENT_PAGES) + 1;
+    return work_.partials + (step_.partial_of_row[row] + head * segments + segment) *
+                                partial_floats();
+  }
+
+  void attend_unit(int64_t layer, int64_t unit) const {
+    const AttentionWork& work = step_.work[unit];
+    const Span& span = step_.spans[work.span];
+    if (work.is_block)
+      attend_rows(layer, span, work.head, work.part);
+    else
+      attend_segment(layer, span, work.head, work.part);
+  }
+
+  void attend_segment(int64_t layer, const Span& span, int64_t kv_head, int64_t segment) const {
+    const int64_t first = segment * SEGMENT_PAGES;
+    for (int64_t row = span.first_row; row < span.first_row + span.rows; ++row) {
+      const int64_t last = smaller_of(first + SEGMENT_PAGES, position(row) / PAGE + 1);
+      if (first >= last) continue;
+      int64_t head = kv_head * group();
+      const int64_t end = head + group();
+      for (; head + 4 <= end; head += 4) attend_heads<4>(layer, span, row, head, segment, last);
+      for (; head < end; ++head) attend_heads<1>(layer, span, row, head, segment, last);
+    }
+  }
+
+  template <int COUNT>
+  void attend_heads(int64_t layer, const Span& span, int64_t row, int64_t head, int64_t segment,
+                    int64_t last) const {
+    Query queries[COUNT];
+    Partial states[COUNT];
+    for (int i = 0; i < COUNT; ++i) {
+      queries[i] = {query(row, head + i), position(row)};
+      states[i].mixed = partial(row, head + i, segment) + LANES;
+    }
+    attend<Value, COUNT>(model_, layer, head / group(), span.pages, segment * SEGMENT_PAGES, last,
+                         queries, states);
+    for (int i = 0; i < COUNT; ++i) {
+      float* at = partial(row, head + i, segment);
+      at[0] = states[i].most, at[1] = states[i].total;
+    }
+  }
+
+  void attend_rows(int64_t layer, const Span& span, int64_t head, int64_t part) const {
+#ifdef __AMX_TILE__
+    if constexpr (std::is_same<Value, uint16_t>::value) {
+      const int64_t first = span.first_row + part * BLOCK_ROWS;
+      const int64_t rows = smaller_of(BLOCK_ROWS, span.first_row + span.rows - first);
+      Query queries[BLOCK_ROWS];
+      Partial states[BLOCK_ROWS];
+      for (int64_t i = 0; i < rows; ++i) queries[i] = {query(first + i, head), position(first + i)};
+      attend_block(model_, layer, head / group(), span.pages,
+                   position(first + rows - 1) / PAGE + 1, queries, rows, states,
+                   *reinterpret_cast<BlockScratch*>(own_.block));
+      for (int64_t i = 0; i < rows; ++i) finish(states[i], first + i, head);
+    }
+#else
+    (void)layer, (void)span, (void)head, (void)part;
+#endif
+  }
+
+  void finish(const Partial& state, int64_t row, int64_t head) const {
+    float* to = work_.mixed + (row * model_.heads + head) * width_.head;
+    const Floats total = all(state.total);
+    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(state.mixed + i) / total);
+  }
+
+  // A row's mixed values of all heads, their padding left out, as inputs of the product back.
+  void put_attended(int64_t row, const Activations& out) const {
+    const int64_t size = model_.head_dim;
+    alignas(64) float both[2 * WIDEST_HEAD + 64];  // whole groups, however long a head is
+    int64_t filled = 0, done = 0;
+    for (int64_t head = 0; head < model_.heads; ++head) {
+      const float* from = mixed(row, head);
+      for (int64_t i = 0; i < size; ++i) both[filled + i] = from[i];
+      filled += size;
+      const bool is_last = head + 1 == model_.heads;
+      for (; is_last && filled % GROUP; ++filled) both[filled] = 0;
+      int64_t used = 0;
+      for (; used + GROUP <= filled; used += GROUP)
+        out.put(row, done++, load(both + used), load(both + used + LANES));
+      for (int64_t i = used; i < filled; ++i) both[i - used] = both[i];
+      filled -= used;
+    }
+  }
+
+  // Joined over the segments, divided by the sum of the weights; in the member's own memory where
+  // the row was not in a block.
+  const float* mixed(int64_t row, int64_t head) const {
+    if (step_.partial_of_row[row] < 0)
+      return work_.mixed + (row * model_.heads + head) * width_.head;
+    const int64_t segments = position(row) / (PAGE * SEGMENT_PAGES) + 1;
+    float* to = own_.gate;
+    const float* from = partial(row, head, 0);
+    Partial state{from[0], from[1], to};
+    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(from + LANES + i));
+    for (int64_t segment = 1; segment < segments; ++segment) {
+      float* later = partial(row, head, segment);
+      state.join({later[0], later[1], later + LANES}, width_.head);
+    }
+    const Floats total = all(state.total);
+    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(to + i) / total);
+    return to;
+  }
+
+  void feed(const Layer& layer) const {
+    const int64_t rows = step_.rows;
+    const Forms wanted = both(forms(layer.w1, rows), forms(layer.w3, rows));
+    const Activations inputs =
+        prepare(rows, model_.dim, wanted, work_.inputs, [&](int64_t row, const Activations& a) {
+          put_normed(states(row), layer.ffn_norm, model_.dim, model_.norm_epsilon, row, a);
+        });
+    const Activations hidden = lay_out(work_.gated, rows, model_.hidden, forms(layer.w2, rows));
+    const int64_t tiles = tiles_of(layer.w1);
+    const int64_t each = tiles_each(2 * tiles, rows, GATE_TILES);
+    for (int64_t unit; (unit = take((tiles + each - 1) / each)) >= 0;) {
+      const int64_t tile = unit * each, some = smaller_of(each, tiles - tile);
+      multiply(layer.w1, inputs, rows, tile, some, {own_.gate, some * 16, false});
+      multiply(layer.w3, inputs, rows, tile, some, {own_.up, some * 16, false});
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < some * 16; i += 32) {
+          const float *gate = own_.gate + row * some * 16 + i, *up = own_.up + row * some * 16 + i;
+          hidden.put(row, (tile * 16 + i) / 32, gated(load(gate), load(up)),
+                     gated(load(gate + 16), load(up + 16)));
+        }
+    }
+    wait();
+    const Matrix* const down[] = {&layer.w2};
+    multiply_all(down, 1, hidden, rows, {work_.states, width_.dim, true});
+  }
+
+  // Logits of wanted rows start .. start + rows - 1, and what is asked for of them.
+  void answer(int64_t start, int64_t rows) const {
+    const Activations inputs = prepare(
+        rows, model_.dim, forms(model_.output, rows), work_.inputs,
+        [&](int64_t row, const Activations& a) {
+          put_normed(states(step_.wanted[start + row]), model_.norm, model_.dim,
+                     model_.norm_epsilon, row, a);
+        });
+    const Matrix* const output[] = {&model_.output};
+    const int64_t stride = padded(model_.vocabulary);
+    multiply_all(output, 1, inputs, rows, {work_.logits, stride, false});
+    for (int64_t row; (row = take(rows)) >= 0;) tell(start + row, work_.logits + row * stride);
+    wait();
+  }
+
+  void tell(int64_t index, float* logits) const {
+    const int64_t count = model_.vocabulary;
+    for (int64_t i = count; i < padded(count); ++i) logits[i] = -INFINITY;
+    Floats most = all(-INFINITY), strange = all(0.f);
+    for (int64_t i = 0; i < padded(count); i += LANES) {
+      const Floats values = load(logits + i);
+      most = larger(most, values);
+      const Floats real = first(count - i, values, all(0.f));
+      strange = strange + (real - real);  // 0, but NaN where a value is not finite
+    }
+    if (!(sum(strange) == 0)) work_.not_finite = 1;
+    const float greatest_value = greatest(most);
+    if (step_.logits) memcpy(step_.logits + index * count, logits, count * sizeof(float));
+    if (step_.likeliest) step_.likeliest[index] = place_of(greatest_value, logits, count);
+    if (step_.targets) {
+      double total = 0;
+      for (int64_t i = 0; i < padded(count); i += LANES)
+        total += sum(exp2_of((load(logits + i) - all(greatest_value)) * all(LOG2_E)));
+      step_.log_probabilities[index] =
+          logits[step_.targets[index]] - greatest_value - log(total);
+    }
+  }
+
+  static int64_t place_of(float value, const float* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+      if (values[i] == value) return i;
+    return 0;
+  }
+
+  const Model& model_;
+  const Step& step_;
+  Workspace& work_;
+  const Member& me_;
+  const Widths width_;
+  Own own_{};
+};
+
+inline void forward(const Model& model, const Step& step, Workspace& work, const Member& member) {
+  const NoDenormals flushed;
+#ifdef __AMX_TILE__
+  const Tiles configured;
+#endif
+  if (model.mode == WHOLE)
+    Forward<float>(model, step, work, member).run();
+  else
+    Forward<uint16_t>(model, step, work, member).run();
+}
+
+// Reads all bytes, for the probe of the memory's bandwidth; the sum keeps the reads alive.
+inline float read_all(const char* at, int64_t bytes) {
+  Floats sums[4] = {all(0.f), all(0.f), all(0.f), all(0.f)};
+  for (int64_t i = 0; i + 256 <= bytes; i += 256) {
+    prefetch(at + i + AHEAD, 256);
+    for (int j = 0; j < 4; ++j)
+      sums[j] = sums[j] + load(reinterpret_cast<const float*>(at + i + 64 * j));
+  }
+  return sum(sums[0] + sums[1] + (sums[2] + sums[3]));
+}
+
+}  // namespace

@@ -1,0 +1,80 @@
+// Sixteen lanes of float32 or int32, in the instructions of whichever build includes this: AVX-512
+// with VNNI, AVX2 with FMA and F16C, or plain C++ that any compiler builds. The same lanes take
+// the same operations in the same order in each, so that the builds differ by roundings of fma
+// alone, and not at all where both have it.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include "vectors_avx512.h"
+#elif defined(__AVX2__)
+#include "vectors_avx2.h"
+#else
+#include "vectors_portable.h"
+#endif
+
+namespace {
+
+constexpr int64_t LANES = 16;
+
+// Lane i + lane i + 8, then 4, 2 and 1 apart: one order in every build.
+inline float sum(Floats values) {
+  alignas(64) float at[16];
+  store(at, values);
+  for (int apart = 8; apart > 0; apart /= 2)
+    for (int i = 0; i < apart; ++i) at[i] += at[i + apart];
+  return at[0];
+}
+
+inline float greatest(Floats values) {
+  alignas(64) float at[16];
+  store(at, values);
+  for (int apart = 8; apart > 0; apart /= 2)
+    for (int i = 0; i < apart; ++i) at[i] = at[i] > at[i + apart] ? at[i] : at[i + apart];
+  return at[0];
+}
+
+// 2^x with a relative error of 2e-7: the polynomial of degree 5 that is nearest on [-1/2, 1/2] and
+// exact at 0. It is 0 from -127 down, and 2^127 from 127 up.
+inline Floats exp2_of(Floats x) {
+  constexpr float FACTORS[] = {9.6715127e-3f, 5.5507337e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.f};
+  x = smaller(larger(x, all(-150.f)), all(127.f));
+  const Floats whole = rounded(x);
+  const Floats rest = x - whole;
+  Floats power = all(1.3264727e-3f);
+  for (const float factor : FACTORS) power = fma(power, rest, all(factor));
+  return scaled(power, whole);
+}
+
+// a · b + c, rounded once where the processor can.
+inline float fma(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline float exp2_of(float x) {
+  alignas(64) float at[16];
+  store(at, exp2_of(all(x)));
+  return at[0];
+}
+
+inline float from_bf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  memcpy(&value, &wide, 4);
+  return value;
+}
+
+// To nearest, ties to even; no NaN comes here.
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+}  // namespace
