@@ -8,6 +8,7 @@ PunaError                      anything Puna refuses; the command prints it and 
 ├── CheckpointError            weights or a checkpoint are missing, broken or of another shape
 ├── SchemaError                a file was written by a newer Puna, or is not one of ours
 ├── TrainingError              the run itself went wrong (NaN, out of memory, disk full)
+├── BusyError                  an engine has as many texts waiting as it may; try again later
 └── MachineError               something this machine lacks (a package, an instruction set, room)
 
 Each message has three parts: what was wanted, what was found, and a hint that says what to do.
@@ -58,6 +59,10 @@ class SchemaError(PunaError):
 
 class TrainingError(PunaError):
     """The run itself went wrong: NaN loss, out of memory, disk full."""
+
+
+class BusyError(PunaError):
+    """An engine has as many texts waiting as it may: try again later."""
 
 
 class MachineError(PunaError):

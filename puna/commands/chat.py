@@ -171,7 +171,7 @@ class Chat:
         if self.answers and not line.strip():
             return
         ids = self.history.ask(line, self.params.max_tokens)
-        generation = self.engine.generate(ids, self.params)
+        generation = self.engine.stream(ids, self.params)
         try:
             for piece in generation:
                 if not self.console.json_output:

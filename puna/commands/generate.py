@@ -13,7 +13,7 @@ from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.infer.engine import Engine
-    from puna.infer.generation import GenerationResult
+    from puna.infer.result import GenerationResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         tokenizer_path=arguments.tokenizer_path,
     )
     introduce(engine, console)
-    generation = engine.generate(prompt, params)
+    generation = engine.stream(prompt, params)
     try:
         for piece in generation:
             if not console.json_output:

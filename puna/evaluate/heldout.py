@@ -64,7 +64,7 @@ def evaluate(
     """
     with console.progress(text.total_bytes, "scoring", "B") as bar:
         result = bits_per_byte(
-            backend_scores(engine.backend),
+            backend_scores(engine.lend_backend()),
             engine.tokenizer,
             text.documents(),
             context_length or engine.config.context_length,

@@ -1,9 +1,12 @@
-"""A model, its tokenizer and the backend that runs it: a prompt goes in, text comes out."""
+"""A model, its tokenizer and the backend that runs it: prompts go in, text comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections import deque
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -11,26 +14,58 @@ import numpy as np
 
 from puna import hardware
 from puna.config import nearest
-from puna.errors import CheckpointError, ConfigError, missing_package
-from puna.infer.backends.base import Backend
+from puna.console import human_bytes
+from puna.errors import CheckpointError, ConfigError, UsageError, missing_package
+from puna.infer.backends.base import PAGE_POSITIONS, Backend, pages_for
+from puna.infer.core import Core, Metrics
 from puna.infer.generation import Generation
+from puna.infer.result import GenerationResult, Piece
 from puna.infer.sampling_params import SamplingParams
+from puna.infer.scheduler import Limits
+from puna.infer.sequence import Listener, Request, Sequence
 from puna.model.sizes import ModelConfig
+from puna.native import kernels
 from puna.tokens.tokenizer import Tokenizer
 from puna.weights.checkpoint import CheckpointSource, Which
 from puna.weights.inspect import needs
 from puna.weights.open_model import load_tokenizer, open_model
 from puna.weights.source import ModelSource
 
-BackendName = Literal["auto", "torch", "numpy"]
-BACKENDS: tuple[BackendName, ...] = ("auto", "torch", "numpy")
+BackendName = Literal["auto", "cpu", "numpy", "torch"]
+BACKENDS: tuple[BackendName, ...] = ("auto", "cpu", "numpy", "torch")
+Chosen = Literal["cpu", "numpy", "torch"]
+
+Prompt = str | ListLike[int]
+Prompts = Prompt | ListLike[Prompt]
 
 
 @dataclass(frozen=True)
+class EngineSettings:
+    """How much an engine does at once.
+
+    `context_tokens`: positions of all texts together whose keys and values are kept; without it
+    what memory allows, up to four contexts of the model. `step_rows`: tokens of one step.
+    `running`: texts under way at once; `queue_limit`: how many more may wait.
+    """
+
+    context_tokens: int | None = None
+    step_rows: int = 256  # bounds the wait of others for a prompt, and the twin's attention scores
+    running: int = 64
+    queue_limit: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("context_tokens", "step_rows", "running", "queue_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} should be at least 1, got {value}")
+
+
+@dataclass
 class Engine:
     """One loaded model. `choice` says which backend runs it and why, `checkpoint` where it lies.
 
     `step` is its training's where it is a checkpoint of Puna's; `notes` is what a user should know.
+    Texts under way share the steps; any thread may use it.
 
     Raises CheckpointError when the tokenizer has pieces that the model does not know.
     """
@@ -42,6 +77,8 @@ class Engine:
     checkpoint: Path
     step: int | None = None
     notes: tuple[str, ...] = ()
+    settings: EngineSettings = EngineSettings()
+    _core: Core | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocabulary_size > self.backend.vocabulary_size:
@@ -52,15 +89,148 @@ class Engine:
             )
 
     def generate(
-        self, prompt: str | Sequence[int], params: SamplingParams | None = None
-    ) -> Generation:
-        """An iterator over the continuation's pieces of text; the prompt is not repeated.
+        self, prompts: Prompts, params: SamplingParams | ListLike[SamplingParams] | None = None
+    ) -> list[GenerationResult]:
+        """The finished continuations of one or many prompts, in their order; with params.n, all
+        of a prompt's one after another. The prompts are not repeated.
 
         A text is encoded and begins with BOS where the tokenizer says so; ids are taken as they
-        are. Raises UsageError when the prompt is empty or leaves no room in the context,
-        TokenizerError when it cannot be encoded, MachineError when memory does not suffice.
+        are. Prompts share one setting of params or have one each. Raises before any work UsageError
+        for a prompt that is empty or leaves no room in the context, TokenizerError for one that
+        cannot be encoded, ConfigError for params that do not fit, MachineError when memory does
+        not suffice; then CheckpointError where the model's logits are not finite.
         """
-        return Generation(self, prompt, params or SamplingParams())
+        asked = as_prompts(prompts)
+        settings = list(params) if isinstance(params, ListLike) else [params] * len(asked)
+        if len(settings) != len(asked):
+            raise UsageError(
+                f"params for each of {len(asked)} prompts are wanted, found {len(settings)}"
+            )
+        requests = [self.prepare(*pair) for pair in zip(asked, settings, strict=True)]
+        waiting, everything = deque(requests), [one for request in requests for one in request]
+        try:
+            while not all(one.is_over for one in everything):
+                while waiting and len(waiting[0]) <= max(self.core.room(), 0):
+                    self.core.submit(waiting.popleft())
+                self.core.step()
+        finally:
+            self.core.cancel([one for one in everything if not one.is_over])
+        for one in everything:
+            if one.error is not None:
+                raise one.error
+        return [one.result for one in everything]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generation:
+        """An iterator over the continuation's pieces of text; the prompt is not repeated.
+
+        Raises at once as `generate` does, and BusyError when too many texts wait.
+        """
+        pieces: deque[Piece] = deque()
+        sequences = self.prepare(prompt, params, pieces.append)
+        if len(sequences) > 1:
+            raise ConfigError(f"n should be 1 in a stream, got {len(sequences)}", hint="generate")
+        self.core.submit(sequences)
+        return Generation(self.core, sequences[0], pieces)
+
+    def prepare(
+        self, prompt: Prompt, params: SamplingParams | None, listener: Listener | None = None
+    ) -> list[Sequence]:
+        """The texts of one request, checked and not yet submitted. Raises as `generate` does."""
+        params = params or SamplingParams()
+        params.require_known_ids(self.tokenizer.vocabulary_size)
+        ids = self._ids(prompt)
+        kept = min(self.config.context_length, self.core.scheduler.pool.count * PAGE_POSITIONS)
+        if len(ids) >= kept:
+            room = f"the model's context of {kept}"
+            if kept < self.config.context_length:
+                room = f"the {kept} tokens that are kept (the model's context is longer)"
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens, which leaves none to generate in {room}",
+                hint="give a shorter prompt; Puna cuts nothing off by itself",
+            )
+        seed = secrets.randbits(32) if params.seed is None else params.seed
+        limit = min(kept - len(ids), params.max_tokens)
+        request = Request(ids, params, seed, limit, listener)
+        sequences = [Sequence(request, self.tokenizer, choice) for choice in range(params.n)]
+        for other in sequences[1:]:  # the first alone fills it
+            other.prompt_logprobs = sequences[0].prompt_logprobs
+        return sequences
+
+    @property
+    def core(self) -> Core:
+        """What runs the steps; pages are reserved when it is first asked for.
+
+        Raises MachineError when memory does not suffice.
+        """
+        if self._core is None:
+            limits = Limits(
+                step_rows=self.settings.step_rows,
+                running=self.settings.running,
+                unstretched_length=self.config.unstretched_length,
+                vocabulary_size=self.backend.vocabulary_size,
+            )
+            self._core = Core(self.backend, self._pages(), limits, self.settings.queue_limit)
+        return self._core
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the engine does and has done."""
+        return self.core.metrics
+
+    @property
+    def kept_context(self) -> str:
+        """How much is kept of the texts under way, in words."""
+        pages = self.core.scheduler.pool.count
+        return (
+            f"keys and values of {pages * PAGE_POSITIONS:,} tokens in "
+            f"{human_bytes(pages * self.backend.page_bytes)}"
+        )
+
+    def lend_backend(self) -> Backend:
+        """The backend, for its pages to be used otherwise; what they hold is forgotten.
+
+        Raises UsageError while texts are under way.
+        """
+        if self._core is not None and self._core.has_work:
+            raise UsageError("the engine's texts must end before its backend is used otherwise")
+        self._core = None
+        return self.backend
+
+    def _pages(self) -> int:
+        """As set; else for four contexts in an eighth of the free memory, but for one in a half."""
+        if self.settings.context_tokens is not None:
+            return pages_for(self.settings.context_tokens)
+        one, free = pages_for(self.config.context_length), hardware.memory_available_bytes()
+        several = min(4 * one, free // 8 // self.backend.page_bytes)
+        return max(several, min(one, free // 2 // self.backend.page_bytes), 1)
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt, bos=self.tokenizer.adds_bos)
+        ids = [int(one) for one in prompt]
+        if not ids:
+            raise UsageError(
+                "this model needs a prompt: its tokenizer puts no begin token before a text",
+                hint="give at least a character",
+            )
+        size = self.tokenizer.vocabulary_size
+        if not 0 <= min(ids) <= max(ids) < size:
+            raise UsageError(
+                f"a prompt's ids must lie in 0 .. {size - 1}, got {min(ids)} .. {max(ids)}"
+            )
+        return ids
+
+
+def as_prompts(prompts: Prompts) -> list[Prompt]:
+    """One prompt or many as a list. Raises UsageError for something else."""
+    if isinstance(prompts, str):
+        return [prompts]
+    given = list(prompts)
+    if given and all(isinstance(one, Integral) for one in given):
+        return [given]  # type: ignore[list-item]  # mypy does not narrow lists
+    if not all(isinstance(one, str | ListLike) for one in given):
+        raise UsageError("a prompt is a text or a list of token ids; prompts are a list of them")
+    return given  # type: ignore[return-value]
 
 
 def load_engine(
@@ -70,19 +240,18 @@ def load_engine(
     which: Which = "latest",
     batched: bool = False,
     tokenizer_path: Path | None = None,
+    settings: EngineSettings | None = None,
 ) -> Engine:
-    """The engine of a model of any format, by folder, file or name; weights become float32.
+    """The engine of a model of any format, by folder, file or name.
 
     `batched` says that many rows will run at once, `which` chooses a run folder's checkpoint.
     Raises CheckpointError when there is no whole model, TokenizerError when no tokenizer lies with
     it and no `tokenizer_path` is given, MachineError when memory does not suffice or `backend` is
-    torch and torch is not installed, ConfigError for another backend's name.
+    not to be had on this machine, ConfigError for another backend's name.
     """
     name, reason = choose_backend(backend, batched=batched)
     source = open_model(path, which=which)
     tokenizer = load_tokenizer(source, tokenizer_path)
-    weight_bytes = needs(source.config).weight_bytes
-    hardware.require_memory(weight_bytes, f"{source.path}, its weights in float32,")
     running = make_backend(name, source)
     return Engine(
         config=source.config,
@@ -91,32 +260,51 @@ def load_engine(
         choice=f"engine: {running.name} ({reason})",
         checkpoint=source.path,
         step=source.step if isinstance(source, CheckpointSource) else None,
-        notes=tuple(source.notes),
+        notes=(*source.notes, *getattr(running, "notes", ())),
+        settings=settings or EngineSettings(),
     )
 
 
-def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Literal["torch", "numpy"], str]:
-    """Which backend to run, and why. Imports neither; raises as `load_engine` does."""
+def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Chosen, str]:
+    """Which backend to run, and why. Imports none; raises as `load_engine` does."""
     if wanted not in BACKENDS:
         raise ConfigError(f"there is no backend {wanted!r}", hint=nearest(wanted, BACKENDS))
     has_torch = hardware.has_package("torch")
     if wanted == "torch" and not has_torch:
         raise missing_package("torch", "train", "the torch backend")
+    if wanted == "cpu":
+        kernels.inference_isa()  # raises where there is none
     if wanted != "auto":
         return wanted, "asked for"
-    if not has_torch:
-        return "numpy", "torch is not installed"
-    if hardware.has_nvidia_driver():
+    if has_torch and hardware.has_nvidia_driver():
         return "torch", "this machine has an NVIDIA driver"
+    if _has_kernels():
+        return "cpu", "the fastest on this machine"
+    missing = kernels.missing_reason() or "this processor has no kernels"
+    if not has_torch:
+        return "numpy", f"{missing}, and torch is not installed"
     if batched:
-        return "torch", "the faster one on batches"
+        return "torch", f"{missing}; the faster one on batches"
     # One sequence on 1 core: 663 against 296 tokens/s at 7M parameters, 27 against 13 at 110M, and
     # torch takes a second to import.
-    return "numpy", "on a CPU it decodes one sequence faster than torch; --backend torch to change"
+    return "numpy", f"{missing}; it decodes one sequence faster than torch, --backend torch"
 
 
-def make_backend(name: Literal["torch", "numpy"], source: ModelSource) -> Backend:
-    """The named backend with all of the model's weights read. Imports it."""
+def _has_kernels() -> bool:
+    return hardware.isa_wish() != kernels.NONE and bool(kernels.inference_isas())
+
+
+def make_backend(name: Chosen, source: ModelSource) -> Backend:
+    """The named backend with all of the model's weights read. Imports it.
+
+    Raises MachineError when memory does not suffice.
+    """
+    if name == "cpu":
+        from puna.infer.backends.cpu_backend import CpuBackend
+
+        return CpuBackend(source)
+    what = f"{source.path}, its weights in float32,"
+    hardware.require_memory(needs(source.config).weight_bytes, what)
     # Copied where they lie in a mapped file: torch wants arrays that may be written to.
     arrays = {
         name: np.require(source.read(name), requirements=["C", "W"]) for name in source.tensors

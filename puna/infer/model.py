@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -22,8 +22,17 @@ class Sampling(TypedDict, total=False):
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
     seed: int | None
+    stop_ids: tuple[int, ...]
+    ignore_eos: bool
+    draft_tokens: int
+    shortest_ngram: int
+    longest_ngram: int
 
 
 class Model:
@@ -61,7 +70,7 @@ class Model:
         Its `result` tells why the text ended, the token counts, the rate and the seed.
         """
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        return self.engine.generate(prompt, SamplingParams(**sampling, stop=stops))
+        return self.engine.stream(prompt, SamplingParams(**sampling, stop=stops))
 
     def __repr__(self) -> str:
         return f"Model({str(self.engine.checkpoint)!r}, {self.engine.backend.name})"

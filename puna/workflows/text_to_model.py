@@ -173,7 +173,7 @@ def _writer(recipe: Recipe, tokenizer: Tokenizer) -> SampleText:
         params = SamplingParams(
             max_tokens=recipe.train.sample_tokens, seed=recipe.train.seed, temperature=0.8
         )
-        return "".join(engine.generate(recipe.train.sample_prompt, params))
+        return "".join(engine.stream(recipe.train.sample_prompt, params))
 
     return write
 

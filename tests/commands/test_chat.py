@@ -43,7 +43,7 @@ def talk(engine, *lines: str, params: SamplingParams = GREEDY, **options):
 
 
 def continuation(engine, text: str) -> str:
-    return "".join(engine.generate(text, GREEDY))
+    return "".join(engine.stream(text, GREEDY))
 
 
 def test_a_turn_continues_all_of_the_text_so_far(engine):
@@ -100,7 +100,7 @@ def test_a_text_longer_than_the_context_keeps_its_end_and_says_so(engine):
         in (said)
     )
     ids = engine.tokenizer.encode(line, bos=True)
-    wanted = engine.generate([ids[0], *ids[-57:]], GREEDY)
+    wanted = engine.stream([ids[0], *ids[-57:]], GREEDY)
     assert chat.history.text == line + "".join(wanted)
 
 
@@ -114,14 +114,14 @@ def test_room_is_kept_for_a_reply_even_where_much_is_asked_for(engine):
 
 def test_ctrl_c_stops_the_reply_and_not_the_talk(engine, monkeypatch):
     steps = iter(range(1000))
-    real = NumpyBackend.step
+    real = NumpyBackend.likeliest
 
-    def step(self, chunks):
+    def likeliest(self, chunks):
         if next(steps) == 3:
             raise KeyboardInterrupt
         return real(self, chunks)
 
-    monkeypatch.setattr(NumpyBackend, "step", step)
+    monkeypatch.setattr(NumpyBackend, "likeliest", likeliest)
     chat, printed, said = talk(engine, "The", "")
     assert "3 tokens in" in said
     assert "stopped" in said

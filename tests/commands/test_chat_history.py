@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from puna import cli
@@ -60,13 +61,13 @@ def talk(engine, *lines: str, system: str | None = None, params=GREEDY, **option
 def asked_of(engine, monkeypatch) -> list[list[int]]:
     """What the engine is asked to continue, turn by turn."""
     seen: list[list[int]] = []
-    real = Engine.generate
+    real = Engine.stream
 
-    def generate(self, prompt, params=None):
+    def stream(self, prompt, params=None):
         seen.append(list(prompt))
         return real(self, prompt, params)
 
-    monkeypatch.setattr(Engine, "generate", generate)
+    monkeypatch.setattr(Engine, "stream", stream)
     return seen
 
 
@@ -75,14 +76,14 @@ def test_a_turn_is_spelled_by_the_template_with_one_bos(engine, monkeypatch):
     _, printed, _ = talk(engine, "The", system="Be brief")
     assert seen == [spelled(engine, "[s]Be brief", "[u]The", "[a]")]
     assert seen[0].count(engine.tokenizer.bos_id) == 1
-    wanted = "".join(engine.generate(seen[0], GREEDY))
+    wanted = "".join(engine.stream(seen[0], GREEDY))
     assert printed == wanted + "\n"
 
 
 def test_a_later_turn_sees_the_earlier_ones(engine, monkeypatch):
     seen = asked_of(engine, monkeypatch)
     talk(engine, "a", "b")
-    reply = "".join(engine.generate(spelled(engine, "[u]a", "[a]"), GREEDY))
+    reply = "".join(engine.stream(spelled(engine, "[u]a", "[a]"), GREEDY))
     assert seen[1] == spelled(engine, "[u]a", f"[a]{reply}", "[u]b", "[a]")
 
 
@@ -111,16 +112,14 @@ def test_the_oldest_turns_are_left_out_when_the_context_is_full_and_that_is_said
 
 def test_a_reply_ends_at_the_end_of_the_turn(engine, monkeypatch):
     eos = engine.tokenizer.eos_id
-    real = type(engine.backend).step
+    real = type(engine.backend).likeliest
     steps = iter(range(100))
 
-    def step(self, chunks):
-        logits = real(self, chunks)
-        if next(steps) == 2:
-            logits[:, eos] = 1e9
-        return logits
+    def likeliest(self, chunks):
+        ids = real(self, chunks)
+        return ids if next(steps) != 2 else np.full_like(ids, eos)
 
-    monkeypatch.setattr(type(engine.backend), "step", step)
+    monkeypatch.setattr(type(engine.backend), "likeliest", likeliest)
     _, printed, said = talk(engine, "The", params=SamplingParams(temperature=0, max_tokens=30))
     assert "3 tokens in" in said
     assert "the model ended the text" in said

@@ -132,7 +132,7 @@ def test_the_summary_leaves_out_a_rate_that_there_is_none_of(tiny_run):
     from puna.infer.sampling_params import SamplingParams
 
     engine = load_engine(tiny_run, "numpy")
-    run = engine.generate("The", SamplingParams(max_tokens=1, seed=0))
+    run = engine.stream("The", SamplingParams(max_tokens=1, seed=0))
     list(run)
     assert "tokens/s" not in command.summary(run.result, engine)
 

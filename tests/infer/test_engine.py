@@ -10,10 +10,10 @@ from tiny_model import random_arrays, tiny_config, write_run, write_tokenizer
 
 from puna import hardware
 from puna.errors import CheckpointError, ConfigError, MachineError, TokenizerError, UsageError
-from puna.infer import generation
-from puna.infer.backends.base import Chunk, pages_for
-from puna.infer.engine import choose_backend, load_engine
+from puna.infer.backends.base import Chunk
+from puna.infer.engine import EngineSettings, choose_backend, load_engine
 from puna.infer.sampling_params import SamplingParams
+from puna.native import kernels
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 
@@ -26,7 +26,7 @@ def engine(tiny_run):
 class Scripted:
     """A backend that wants to say given ids and then EOS, whatever it is told."""
 
-    name, vocabulary_size = "scripted", 320
+    name, vocabulary_size, page_bytes = "scripted", 320, 1
 
     def __init__(self, ids):
         self.ids = list(ids)
@@ -35,16 +35,10 @@ class Scripted:
     def reserve(self, pages):
         self.pages = pages
 
-    def step(self, chunks):
+    def likeliest(self, chunks):
         (chunk,) = chunks
         self.rows_read.append(len(chunk.ids))
-        logits = np.zeros((chunk.wanted_rows, 320), dtype=np.float32)
-        if chunk.wanted_rows:
-            logits[:, self.ids.pop(0) if self.ids else 2] = 9
-        return logits
-
-    def score(self, inputs, targets):
-        raise NotImplementedError
+        return np.array([self.ids.pop(0) if self.ids else 2][: chunk.wanted_rows])
 
 
 def say(engine, text_or_ids, prompt="The", **params):
@@ -54,7 +48,7 @@ def say(engine, text_or_ids, prompt="The", **params):
         whole = engine.tokenizer.encode(prompt + text_or_ids)
         ids = whole[len(engine.tokenizer.encode(prompt)) :]
     talker = replace(engine, backend=Scripted(ids))
-    run = talker.generate(prompt, replace(GREEDY, **params))
+    run = talker.stream(prompt, replace(GREEDY, **params))
     return list(run), run.result, talker.backend
 
 
@@ -66,7 +60,7 @@ def test_greedy_text_equals_a_plain_loop_over_whole_prompts(engine):
         logits = engine.backend.step([Chunk(np.arange(2), 0, np.array(ids))])
         ids.append(int(logits[-1].argmax()))
     wanted = engine.tokenizer.decode(ids).removeprefix("The llama")
-    run = engine.generate("The llama", GREEDY)
+    run = engine.stream("The llama", GREEDY)
     assert "".join(run) == wanted
     assert run.result.text == wanted
     assert (run.result.prompt_tokens, run.result.generated_tokens) == (start, 20)
@@ -74,22 +68,13 @@ def test_greedy_text_equals_a_plain_loop_over_whole_prompts(engine):
 
 def test_the_same_seed_gives_the_same_text_and_an_unset_one_is_reported(engine):
     def text(seed):
-        run = engine.generate("The", SamplingParams(max_tokens=30, seed=seed, temperature=1.5))
+        run = engine.stream("The", SamplingParams(max_tokens=30, seed=seed, temperature=1.5))
         return "".join(run), run.result.seed
 
     assert text(5) == text(5)
     assert text(5)[0] != text(6)[0]
     drawn, seed = text(None)
     assert text(seed)[0] == drawn
-
-
-def test_long_prompts_are_read_in_pieces_to_the_same_text(engine, monkeypatch):
-    wanted = list(engine.generate("The llama lives on the high", GREEDY))
-    monkeypatch.setattr(generation, "PREFILL_ROWS", 4)
-    assert list(engine.generate("The llama lives on the high", GREEDY)) == wanted
-    _, result, backend = say(engine, "x", prompt="The llama lives on", max_tokens=1)
-    assert set(backend.rows_read[:-1]) == {4}
-    assert sum(backend.rows_read) == result.prompt_tokens
 
 
 def test_the_first_piece_keeps_the_space_before_it(engine):
@@ -124,7 +109,7 @@ def test_generation_ends_before_a_stop_string(engine):
 
 def test_generation_says_that_it_ran_into_the_end_of_the_context(engine):
     prompt_tokens = len(engine.tokenizer.encode("The", bos=True))
-    run = engine.generate("The", replace(GREEDY, max_tokens=1000))
+    run = engine.stream("The", replace(GREEDY, max_tokens=1000))
     assert list(run)
     assert (run.result.ended_by, run.result.finish_reason) == ("context end", "length")
     assert run.result.generated_tokens == 64 - prompt_tokens
@@ -133,34 +118,29 @@ def test_generation_says_that_it_ran_into_the_end_of_the_context(engine):
 def test_generation_ends_at_max_tokens_even_where_that_is_the_context_end(engine):
     prompt_tokens = len(engine.tokenizer.encode("The", bos=True))
     for count in (3, 64 - prompt_tokens):
-        run = engine.generate("The", replace(GREEDY, max_tokens=count))
+        run = engine.stream("The", replace(GREEDY, max_tokens=count))
         list(run)
         assert (run.result.ended_by, run.result.generated_tokens) == ("max tokens", count)
 
 
-def test_the_cache_is_no_larger_than_the_text_can_get(engine):
-    _, result, backend = say(engine, "x" * 30, max_tokens=5)
-    assert backend.pages == pages_for(result.prompt_tokens + 5)
-
-
 def test_a_prompt_that_leaves_no_room_is_refused_before_any_work(engine):
     with pytest.raises(UsageError, match=r"prompt has \d+ tokens.* context of 64"):
-        engine.generate("llama " * 100)
+        engine.stream("llama " * 100)
 
 
 def test_a_prompt_that_is_not_text_is_refused(engine):
     with pytest.raises(TokenizerError, match="surrogate"):
-        engine.generate("\ud800")
+        engine.stream("\ud800")
 
 
 def test_an_empty_prompt_starts_a_document(engine):
-    run = engine.generate("", GREEDY)
+    run = engine.stream("", GREEDY)
     assert "".join(run)
     assert run.result.prompt_tokens == 1
 
 
 def test_a_cancelled_generation_keeps_its_text(engine):
-    run = engine.generate("The", GREEDY)
+    run = engine.stream("The", GREEDY)
     first = next(run)
     run.cancel()
     assert list(run) == []
@@ -169,16 +149,16 @@ def test_a_cancelled_generation_keeps_its_text(engine):
 
 
 def test_result_while_running_has_no_ending(engine):
-    run = engine.generate("The", GREEDY)
+    run = engine.stream("The", GREEDY)
     next(run)
     assert run.result.finish_reason is None
 
 
 def test_rate_counts_the_tokens_after_the_first(engine):
-    run = engine.generate("The", GREEDY)
+    run = engine.stream("The", GREEDY)
     list(run)
     assert run.result.tokens_per_second == 19 / run.result.decode_seconds
-    one = engine.generate("The", replace(GREEDY, max_tokens=1))
+    one = engine.stream("The", replace(GREEDY, max_tokens=1))
     list(one)
     assert one.result.tokens_per_second == 0
 
@@ -190,7 +170,7 @@ def test_a_padded_vocabulary_never_gives_an_id_without_a_piece(engine):
     from puna.infer.backends.numpy_backend import NumpyBackend
 
     padded = replace(engine, config=config, backend=NumpyBackend(config, arrays))
-    assert "".join(padded.generate("The", GREEDY))
+    assert "".join(padded.stream("The", GREEDY))
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(engine, tmp_path):
@@ -207,13 +187,20 @@ def test_engine_names_its_checkpoint_and_backend(engine, tiny_run):
 
 
 def test_backend_choice_gives_its_reason(monkeypatch):
+    monkeypatch.setattr(kernels, "inference_isas", lambda: ())
+    monkeypatch.setattr(kernels, "missing_reason", lambda: "no kernels here")
     monkeypatch.setattr(hardware, "has_package", lambda name: False)
-    assert choose_backend("auto", batched=True) == ("numpy", "torch is not installed")
+    wanted = ("numpy", "no kernels here, and torch is not installed")
+    assert choose_backend("auto", batched=True) == wanted
     with pytest.raises(MachineError, match="torch, which is not installed"):
         choose_backend("torch", batched=False)
     monkeypatch.setattr(hardware, "has_package", lambda name: True)
     monkeypatch.setattr(hardware, "has_nvidia_driver", lambda: False)
     assert choose_backend("auto", batched=True)[0] == "torch"
+    assert choose_backend("auto", batched=False)[0] == "numpy"
+    monkeypatch.setattr(kernels, "inference_isas", lambda: ("avx2",))
+    assert choose_backend("auto", batched=True) == ("cpu", "the fastest on this machine")
+    monkeypatch.setattr(hardware, "isa_wish", lambda: "none")
     assert choose_backend("auto", batched=False)[0] == "numpy"
     monkeypatch.setattr(hardware, "has_nvidia_driver", lambda: True)
     assert choose_backend("auto", batched=False)[0] == "torch"
@@ -221,9 +208,33 @@ def test_backend_choice_gives_its_reason(monkeypatch):
         choose_backend("nunpy", batched=False)
 
 
-def test_a_text_whose_keys_and_values_do_not_fit_is_refused_at_once(engine, monkeypatch):
-    monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda: 10_000)
-    # 2 layers, keys and values of 2 heads of 8 in float32: 256 bytes a token.
-    assert list(engine.generate("a", SamplingParams(max_tokens=20)))
-    with pytest.raises(MachineError, match=r"its keys and values, needs 16\.0 KiB of memory"):
-        engine.generate("a", SamplingParams(max_tokens=500))
+def fresh(engine, **settings):
+    return replace(engine, settings=EngineSettings(**settings))
+
+
+def test_pages_are_reserved_as_memory_allows(engine, monkeypatch):
+    # 2 layers, keys and values of 2 heads of 8 in float32: 8 KiB a page, 2 pages a context.
+    for free, pages in ((10_000, 1), (16_384, 1), (40_000, 2), (400_000, 6), (10**9, 8)):
+        monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda free=free: free)
+        assert fresh(engine).core.metrics.pages == pages
+    assert fresh(engine, context_tokens=100).kept_context == (
+        "keys and values of 128 tokens in 32.0 KiB"
+    )
+    monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda: 5_000)
+    with pytest.raises(MachineError, match=r"room for 32 tokens, .* needs 8\.0 KiB of memory"):
+        fresh(engine).stream("a")
+
+
+def test_a_text_is_no_longer_than_what_is_kept_and_that_is_said(engine):
+    short = fresh(engine, context_tokens=32)
+    prompt_tokens = len(engine.tokenizer.encode("The", bos=True))
+    (result,) = short.generate("The", replace(GREEDY, max_tokens=1000))
+    assert (result.ended_by, result.generated_tokens) == ("context end", 32 - prompt_tokens)
+    with pytest.raises(UsageError, match="in the 32 tokens that are kept"):
+        short.generate([5] * 32)
+
+
+@pytest.mark.parametrize("name", ["context_tokens", "step_rows", "running", "queue_limit"])
+def test_settings_out_of_range_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} should be at least 1, got 0"):
+        EngineSettings(**{name: 0})

@@ -54,9 +54,9 @@ def test_every_form_gives_the_published_ids_and_text(form, backend, tokens):
     assert greedy_ids(engine, published["ids"][:1], count) == published["ids"][: count + 1]
     wanted = engine.tokenizer.decode(published["ids"][: count + 1])
     assert published["text"].startswith(wanted)
-    told = engine.generate("", SamplingParams(temperature=0, max_tokens=count))
+    told = engine.stream("", SamplingParams(temperature=0, max_tokens=count))
     assert "".join(told) == wanted
-    begun = engine.generate(wanted[:40], SamplingParams(temperature=0, max_tokens=count))
+    begun = engine.stream(wanted[:40], SamplingParams(temperature=0, max_tokens=count))
     assert "".join(begun).startswith(wanted[40:])
 
 
@@ -64,7 +64,7 @@ def test_every_form_gives_the_published_ids_and_text(form, backend, tokens):
 def test_a_form_s_own_tokenizer_gives_the_same_text(form):
     published = json.loads((DERIVED / "stories260K-greedy-ids.json").read_text())
     engine = load_engine(FORMS[form], "numpy")
-    told = engine.generate("", SamplingParams(temperature=0, max_tokens=60))
+    told = engine.stream("", SamplingParams(temperature=0, max_tokens=60))
     assert published["text"].startswith("".join(told))
 
 
@@ -97,4 +97,4 @@ def test_shards_give_the_text_of_meta_s_own_code(folder):
     engine = load_engine(DERIVED / folder, "numpy")
     params = SamplingParams(temperature=0, max_tokens=told["max_gen_len"])
     for prompt, wanted in zip(told["prompts"], told["outputs"], strict=True):
-        assert prompt + "".join(engine.generate(prompt, params)) == wanted
+        assert prompt + "".join(engine.stream(prompt, params)) == wanted

@@ -99,7 +99,7 @@ def test_a_folder_becomes_a_model_that_generates(folder, tmp_path):
     from puna.infer.sampling_params import SamplingParams
 
     engine = load_engine(out, "numpy")
-    assert "".join(engine.generate("the llama", SamplingParams(max_tokens=5)))
+    assert "".join(engine.stream("the llama", SamplingParams(max_tokens=5)))
 
 
 def test_heldout_text_is_never_trained_on(folder, tmp_path):
@@ -210,7 +210,7 @@ def test_a_sample_is_what_the_checkpoint_generates(tiny_shards, tmp_path):
 
     engine = load_engine(find_checkpoint(out), "torch")
     params = SamplingParams(max_tokens=4, seed=plan.train.seed, temperature=0.8)
-    assert "".join(engine.generate("the llama", params)) == told.text
+    assert "".join(engine.stream("the llama", params)) == told.text
 
 
 @pytest.mark.parametrize("made", [False, True])
