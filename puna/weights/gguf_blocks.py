@@ -17,7 +17,7 @@ import numpy.typing as npt
 from puna.errors import CheckpointError, MachineError
 from puna.hardware import usable_cores
 from puna.weights import gguf_k_blocks as k
-from puna.weights.gguf_k_blocks import Blocks, Codes
+from puna.weights.gguf_k_blocks import Blocks, Codes, filled
 from puna.weights.gguf_types import TYPES, half, inverse
 from puna.weights.source import Bytes, FloatArray, bf16_to_float32, narrowed
 
@@ -164,39 +164,28 @@ def _from_minimum(values: FloatArray, top: int) -> tuple[FloatArray, FloatArray,
 
 def _encode_q4_0(values: FloatArray) -> Blocks:
     scale, codes = _symmetric(values, 8)
-    blocks = np.empty(len(codes), dtype=_Q4_0)
-    blocks["scale"] = half(scale)[:, 0]
-    blocks["codes"] = _packed_nibbles(codes)
-    return blocks
+    return filled(_Q4_0, scale=half(scale), codes=_packed_nibbles(codes))
 
 
 def _encode_q4_1(values: FloatArray) -> Blocks:
     scale, minimum, codes = _from_minimum(values, 15)
-    blocks = np.empty(len(codes), dtype=_Q4_1)
-    blocks["scale"] = half(scale)[:, 0]
-    blocks["minimum"] = half(minimum)[:, 0]
-    blocks["codes"] = _packed_nibbles(codes)
-    return blocks
+    packed = _packed_nibbles(codes)
+    return filled(_Q4_1, scale=half(scale), minimum=half(minimum), codes=packed)
 
 
 def _encode_q5_0(values: FloatArray) -> Blocks:
     scale, codes = _symmetric(values, 16)
-    blocks = np.empty(len(codes), dtype=_Q5_0)
-    blocks["scale"] = half(scale)[:, 0]
-    blocks["high"] = np.packbits(codes >> 4, axis=1, bitorder="little")
-    blocks["codes"] = _packed_nibbles(codes & 15)
-    return blocks
+    high = np.packbits(codes >> 4, axis=1, bitorder="little")
+    return filled(_Q5_0, scale=half(scale), high=high, codes=_packed_nibbles(codes & 15))
 
 
 def _encode_q8_0(values: FloatArray) -> Blocks:
     rows = values.reshape(-1, 32)
     scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
     scaled = rows * inverse(scale)
-    blocks = np.empty(len(rows), dtype=_Q8_0)
-    blocks["scale"] = half(scale)[:, 0]
     # Halves round away from zero, as C's roundf does; 0.49999997 is the float32 below a half.
-    blocks["codes"] = np.copysign(np.floor(np.abs(scaled) + np.float32(0.49999997)), scaled)
-    return blocks
+    codes = np.copysign(np.floor(np.abs(scaled) + np.float32(0.49999997)), scaled)
+    return filled(_Q8_0, scale=half(scale), codes=codes)
 
 
 _DECODERS: dict[str, Callable[[Bytes], FloatArray]] = {

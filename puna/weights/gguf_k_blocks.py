@@ -34,6 +34,14 @@ Blocks = npt.NDArray[np.void]
 Codes = npt.NDArray[np.integer[Any]]
 
 
+def filled(layout: np.dtype[np.void], **fields: npt.NDArray[Any]) -> Blocks:
+    """Blocks of a layout with these fields; of one number each, [blocks, 1]."""
+    blocks = np.empty(len(fields["scale"]), dtype=layout)
+    for name, values in fields.items():
+        blocks[name] = values.reshape(blocks[name].shape)
+    return blocks
+
+
 def _single(blocks: Blocks, name: str) -> FloatArray:
     """A float16 field of each superblock as float32 [superblocks, 1]."""
     column: FloatArray = blocks[name].astype(np.float32)[:, None]
@@ -138,14 +146,11 @@ def encode_q4_k(values: FloatArray) -> Blocks:
     parts = scale_codes[:, :, None] * codes, -minimum_codes[:, :, None]
     scale, minimum = _refitted(rows, weights, parts, (scale, minimum))
     codes = _codes(rows, scale * scale_codes, minimum * minimum_codes, (0, 15))
-    blocks = np.empty(len(rows), dtype=_Q4_K)
-    blocks["scale"], blocks["minimum"] = scale[:, 0], minimum[:, 0]
-    blocks["scales"] = _packed_six_bit_pairs(
-        scale_codes.astype(np.uint8), minimum_codes.astype(np.uint8)
-    )
+    pair_codes = (one.astype(np.uint8) for one in (scale_codes, minimum_codes))
+    scales_of_blocks = _packed_six_bit_pairs(*pair_codes)
     pairs = codes.astype(np.uint8).reshape(-1, 4, 2, 32)
-    blocks["codes"] = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
-    return blocks
+    packed = pairs[:, :, 0] | pairs[:, :, 1] << 4
+    return filled(_Q4_K, scale=scale, minimum=minimum, scales=scales_of_blocks, codes=packed)
 
 
 def encode_q6_k(values: FloatArray) -> Blocks:
@@ -158,14 +163,12 @@ def encode_q6_k(values: FloatArray) -> Blocks:
         _best_symmetric(rows.reshape(-1, 16), 32).reshape(-1, 16), -128, 127
     )
     codes = _codes(rows, scale * scale_codes, np.zeros_like(scale_codes), (-32, 31)) + 32
-    blocks = np.empty(len(rows), dtype=_Q6_K)
-    blocks["scale"], blocks["scales"] = scale[:, 0], scale_codes
     quarters = codes.astype(np.uint8).reshape(-1, 2, 4, 32)
     low, high = quarters & 15, quarters >> 4
-    blocks["low"] = (low[:, :, :2] | low[:, :, 2:] << 4).reshape(-1, 128)
+    low = low[:, :, :2] | low[:, :, 2:] << 4
     shifts = np.array([0, 2, 4, 6], dtype=np.uint8)[:, None]
-    blocks["high"] = np.bitwise_or.reduce(high << shifts, axis=2).reshape(-1, 64)
-    return blocks
+    high = np.bitwise_or.reduce(high << shifts, axis=2)
+    return filled(_Q6_K, scale=scale, scales=scale_codes, low=low, high=high)
 
 
 def _coded(scales: FloatArray, top: int, largest: int) -> tuple[FloatArray, FloatArray]:

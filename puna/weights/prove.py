@@ -92,7 +92,7 @@ def prove(
         wanted, found = _lockstep(source, result, ids, rows, bar)
     _require_same_rows(rows, lossless)
     if not np.isfinite(found).all():
-        raise CheckpointError("the proof failed: the result's logits are not finite")
+        raise _failed("the result's logits are not finite")
     difference = np.abs(wanted - found)
     largest_logit = float(np.abs(wanted).max())
     proof = Proof(
@@ -108,10 +108,9 @@ def prove(
         worst_rows=rows.errors.get(rows.worst, 0.0),
     )
     if lossless and proof.largest_difference > proof.tolerance:
-        raise CheckpointError(
-            f"the proof failed: logits differ by {proof.largest_difference:.3g}, rounding "
-            f"explains {proof.tolerance:.3g}",
-            hint="this is a bug in Puna's conversion; the result was not kept, please report it",
+        raise _failed(
+            f"logits differ by {proof.largest_difference:.3g}, rounding explains "
+            f"{proof.tolerance:.3g}"
         )
     return proof
 
@@ -231,17 +230,20 @@ def _is_turned(name: str) -> bool:
 def _require_same_rows(rows: RowComparison, lossless: bool) -> None:
     error = rows.errors.get(rows.worst, 0.0)
     if lossless and error > 0:
-        raise CheckpointError(
-            f"the proof failed: {rows.worst} should be kept exactly, its rows are off by "
-            f"{100 * error:.2g} %",
-            hint="this is a bug in Puna's conversion; the result was not kept, please report it",
+        raise _failed(
+            f"{rows.worst} should be kept exactly, its rows are off by {100 * error:.2g} %"
         )
     if error > WRONG_ROWS:
-        raise CheckpointError(
-            f"the proof failed: the rows of {rows.worst} are off by {100 * error:.0f} %, which "
-            "no rounding explains",
-            hint="this is a bug in Puna's conversion; the result was not kept, please report it",
+        raise _failed(
+            f"the rows of {rows.worst} are off by {100 * error:.0f} %, which no rounding explains"
         )
+
+
+def _failed(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the proof failed: {what}",
+        hint="this is a bug in Puna's conversion; the result was not kept, please report it",
+    )
 
 
 def _divergence(wanted: FloatArray, found: FloatArray) -> float:

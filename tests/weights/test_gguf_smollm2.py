@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_vocabulary import smollm2_gguf
+from source_twin import logits_of
 
 from puna.console import silent
 from puna.model.sizes import ModelConfig
-from puna.model.twin import numpy_shape
-from puna.native.numpy_llama import KvCache, NumpyLlama
 from puna.tokens.formats.gguf_vocabulary import read_gguf_vocabulary
 from puna.weights.gguf import GgufSource, open_gguf, write_gguf
 
@@ -24,12 +23,6 @@ LARGEST_DIFFERENCE = 1e-5  # of the largest logit: measured 1.5e-6, sums in anot
 @pytest.fixture(scope="module")
 def smollm2() -> GgufSource:
     return open_gguf(smollm2_gguf())
-
-
-def logits(source) -> np.ndarray:
-    shape = numpy_shape(source.config)
-    twin = NumpyLlama(shape, {name: source.read(name) for name in source.tensors})
-    return twin.logits(twin.hidden([(KvCache(shape, len(IDS)), np.array(IDS))]))
 
 
 def test_it_is_what_its_authors_say(smollm2: GgufSource):
@@ -79,6 +72,6 @@ def test_logits_are_those_of_transformers_from_the_same_file(smollm2: GgufSource
     )
     with torch.no_grad():
         wanted = peer(torch.tensor([IDS])).logits[0].numpy()
-    found = logits(smollm2)
+    found = logits_of(smollm2, IDS)
     assert np.abs(found - wanted).max() < LARGEST_DIFFERENCE * np.abs(wanted).max()
     assert (found.argmax(axis=1) == wanted.argmax(axis=1)).all()

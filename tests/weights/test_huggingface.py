@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from shared_weights import SHARED, needs_shared
+from source_twin import logits_of
 
 from puna.console import silent
-from puna.model.twin import numpy_shape
-from puna.native.numpy_llama import KvCache, NumpyLlama
 from puna.weights.huggingface import open_huggingface, write_huggingface
-from puna.weights.source import ModelSource
 
 # Logits in float32, sums in another order, relative to the largest one.
 LOGIT_TOLERANCE = 1e-5
@@ -87,13 +85,6 @@ def logits_by_transformers(folder: Path) -> np.ndarray:
         return model.eval()(torch.from_numpy(text_ids())[None]).logits[0].numpy()
 
 
-def logits_by_us(source: ModelSource) -> np.ndarray:
-    weights = {name: source.read(name) for name in source.tensors}
-    twin = NumpyLlama(numpy_shape(source.config), weights)
-    cache = KvCache(twin.shape, TEXT_LENGTH)
-    return twin.logits(twin.hidden([(cache, text_ids())]))
-
-
 def assert_same_logits(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.abs(wanted).max() > 0.1
     tolerance = LOGIT_TOLERANCE * max(1.0, np.abs(wanted).max())
@@ -105,7 +96,7 @@ def test_there_and_back_the_logits_are_those_of_transformers(tmp_path: Path, var
     peer_of(variant).save_pretrained(tmp_path / "theirs")
     source = open_huggingface(tmp_path / "theirs")
     wanted = logits_by_transformers(tmp_path / "theirs")
-    assert_same_logits(logits_by_us(source), wanted)
+    assert_same_logits(logits_of(source, text_ids()), wanted)
     write_huggingface(source, tmp_path / "ours", dtype=None, console=silent())
     assert_same_logits(logits_by_transformers(tmp_path / "ours"), wanted)
     # The same tensors in the same file: to the byte.
@@ -119,7 +110,7 @@ def test_narrow_weights_are_read_as_they_are_and_written_back_to_the_byte(tmp_pa
     peer_of("grouped-query", dtype).save_pretrained(tmp_path / "theirs")
     source = open_huggingface(tmp_path / "theirs")
     assert {one.dtype for one in source.tensors.values()} == {{"float16": "F16"}.get(dtype, "BF16")}
-    assert_same_logits(logits_by_us(source), logits_by_transformers(tmp_path / "theirs"))
+    assert_same_logits(logits_of(source, text_ids()), logits_by_transformers(tmp_path / "theirs"))
     write_huggingface(source, tmp_path / "ours", dtype=None, console=silent())
     ours, theirs = ((tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -132,7 +123,7 @@ def test_shards_of_transformers_are_read_and_ours_are_read_by_transformers(tmp_p
     source = open_huggingface(tmp_path / "theirs")
     assert source.notes == ()
     wanted = logits_by_transformers(tmp_path / "theirs")
-    assert_same_logits(logits_by_us(source), wanted)
+    assert_same_logits(logits_of(source, text_ids()), wanted)
     write_huggingface(
         source, tmp_path / "ours", dtype=None, console=silent(), max_shard_bytes=40_000
     )
@@ -167,7 +158,7 @@ def test_old_style_pickled_weights_are_read_with_their_buffers_left_aside(tmp_pa
     assert "rotary_emb.inv_freq" in source.notes[0]
     with torch.no_grad():
         wanted = peer(torch.from_numpy(text_ids())[None]).logits[0].numpy()
-    assert_same_logits(logits_by_us(source), wanted)
+    assert_same_logits(logits_of(source, text_ids()), wanted)
 
 
 @needs_shared
@@ -176,9 +167,7 @@ def test_published_logits_of_a_converted_model(tmp_path: Path):
     folder = SHARED / "derived" / "executorch-demo-hf"
     source = open_huggingface(folder)
     wanted = load_file(folder / "expected_logits_transformers.safetensors")
-    twin = NumpyLlama(numpy_shape(source.config), {n: source.read(n) for n in source.tensors})
-    ids = np.asarray(wanted["input_ids"], dtype=np.int64).reshape(-1)
-    found = twin.logits(twin.hidden([(KvCache(twin.shape, len(ids)), ids)]))
+    found = logits_of(source, wanted["input_ids"].reshape(-1))
     assert_same_logits(found, wanted["logits"].reshape(found.shape))
 
 
@@ -206,6 +195,8 @@ def test_an_old_pickled_model_is_read(tmp_path: Path):
     peer = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         wanted = peer(torch.from_numpy(text_ids())[None]).logits[0].numpy()
-    np.testing.assert_allclose(logits_by_us(source), wanted, atol=LOGIT_TOLERANCE, rtol=0)
+    np.testing.assert_allclose(logits_of(source, text_ids()), wanted, atol=LOGIT_TOLERANCE, rtol=0)
     write_huggingface(source, tmp_path / "ours", dtype=None, console=silent())
-    assert np.array_equal(logits_by_us(open_huggingface(tmp_path / "ours")), logits_by_us(source))
+    assert np.array_equal(
+        logits_of(open_huggingface(tmp_path / "ours"), text_ids()), logits_of(source, text_ids())
+    )
