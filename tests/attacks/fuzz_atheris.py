@@ -106,18 +106,22 @@ TARGETS: dict[str, Callable[[Path], None]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Small good inputs to begin with, where the tests can make some."""
-    from attacks.llama2c_attacks import GOOD_FILE
+    """Small good inputs to begin with."""
+    from attacks import gguf_attacks, llama2c_attacks, safetensors_attacks
+    from attacks.test_tokenizer_flips import TARGETS as TOKENIZERS
     from attacks.torch_zip import GOOD, with_program
 
     params = {"dim": 64, "n_layers": 2, "n_heads": 8, "multiple_of": 4, "vocab_size": 512}
-    known = {
+    return {
         "pickle": [with_program(GOOD)],
         "pickle-program": [GOOD],
         "params": [json.dumps(params).encode()],
-        "llama2c": [GOOD_FILE],
-    }
-    return known.get(target, [])
+        "llama2c": [llama2c_attacks.GOOD_FILE],
+        "safetensors": [safetensors_attacks.GOOD_FILE],
+        "gguf": [gguf_attacks.GOOD, gguf_attacks.RICH],
+        "hf-config": [safetensors_attacks.config()],
+        "tokenizer": [next(iter(files().values())) for files in TOKENIZERS.values()],
+    }[target]
 
 
 def main(arguments: list[str]) -> int:
@@ -136,8 +140,6 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         corpus, path = Path(name) / "seeds", Path(name) / "input"
         corpus.mkdir()
-        for index, seed in enumerate(seeds(arguments[0])):
-            (corpus / f"{index}").write_bytes(seed)
 
         def one_input(data: bytes) -> None:
             path.write_bytes(data)
@@ -145,7 +147,9 @@ def main(arguments: list[str]) -> int:
                 read(path)
 
         with atheris.instrument_imports(include=["puna"]):  # parsers are imported when used
-            one_input(b"")
+            for index, seed in enumerate(seeds(arguments[0])):
+                (corpus / f"{index}").write_bytes(seed)
+                one_input(seed)
         atheris.Setup([sys.argv[0], f"-max_len={LONGEST_INPUT}", *rest, str(corpus)], one_input)
         atheris.Fuzz()
     return 0
