@@ -8,10 +8,10 @@ Checks come first, on random weights that bf16 holds exactly. Logits: a text rea
 scattered pages, against the model on the CPU in float32, in both precisions. Graphs: the greedy ids
 with CUDA graphs against those without; they may differ only where the two likeliest logits are
 closer than rounding. Then the numbers: reading 512 tokens a sequence and decoding 64 more, with
-graphs, without, and by transformers' generate with its static cache (on a GPU it compiles its
-decoding), in turns. Beside each turn stands the read bandwidth; the roofline of decoding is the
-bytes of weights, keys and values of a step at that rate. Ends with 3 where there is no GPU, with 1
-where a check fails.
+graphs, with compiled ones, without, and by transformers' generate with its static cache (on a GPU
+it compiles its decoding), in turns. Beside each turn stands the read bandwidth; the roofline of
+decoding is the bytes of weights, keys and values of a step at that rate. Ends with 3 where there is
+no GPU, with 1 where a check fails.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from random_model import SHAPES
 
 from puna import hardware
 from puna.console import human_bytes, table
+from puna.evaluate.bandwidth import PROBE_BYTES, ReadProbe
 from puna.infer.backends.base import Chunk, pages_for
 from puna.model import count
 from puna.model.sizes import ModelConfig
@@ -70,12 +71,12 @@ class Case:
     precision: str
     lengths: Lengths
 
-    def backend(self, precision: str | None = None, *, graphs: bool = True) -> Any:
+    def backend(self, precision: str | None = None, **options: bool) -> Any:
         """A torch backend in the case's precision, or in another one."""
         from puna.infer.backends.torch_backend import TorchBackend
 
         wish: Any = precision or self.precision
-        return TorchBackend(self.config, self.arrays, self.device, precision=wish, graphs=graphs)
+        return TorchBackend(self.config, self.arrays, self.device, precision=wish, **options)
 
 
 def main() -> int:
@@ -166,7 +167,8 @@ def checks(case: Case) -> list[dict[str, Any]]:
         passed = divergence <= MOST_DIVERGENCE[precision]
         told = f"mean KL {divergence:.1e}, largest difference {largest:.1e}"
         found.append({"check": f"logits in {precision}", "passed": passed, "told": told})
-    return [*found, *[greedy_check(case, batch) for batch in (1, 3, 8)]]
+    found += [greedy_check(case, batch) for batch in (1, 3, 8)]
+    return [*found, greedy_check(case, 8, compiled=True)]
 
 
 def exact_logits(case: Case, ids: Any) -> Any:
@@ -206,17 +208,18 @@ def distance(found: Any, wanted: Any) -> tuple[float, float]:
     return float(divergence), float(abs(found - wanted).max())
 
 
-def greedy_check(case: Case, batch: int) -> dict[str, Any]:
+def greedy_check(case: Case, batch: int, **options: bool) -> dict[str, Any]:
     """Whether graphs choose the ids that are chosen without, fed the same ones."""
     logits = greedy_logits(case.backend(graphs=False), case, batch)
     plain = logits.argmax(axis=-1)
-    with_graphs = greedy_logits(case.backend(), case, batch, fed=plain).argmax(axis=-1)
+    with_graphs = greedy_logits(case.backend(**options), case, batch, fed=plain).argmax(axis=-1)
     top = np.sort(logits, axis=-1)
     gaps = (top[..., -1] - top[..., -2]) / logits.std()
     differing = gaps[plain != with_graphs]
     told = f"{differing.size} of {plain.size} ids differ, at gaps of {differing.max(initial=0):.1e}"
     passed = bool((differing <= CLOSE_LOGITS[case.precision]).all())
-    return {"check": f"greedy ids with graphs, batch {batch}", "passed": passed, "told": told}
+    name = f"greedy ids with {'compiled ' if options else ''}graphs, batch {batch}"
+    return {"check": name, "passed": passed, "told": told}
 
 
 def greedy_logits(backend: Any, case: Case, batch: int, fed: Any = None) -> Any:
@@ -290,15 +293,16 @@ def bytes_a_step(case: Case, batch: int) -> int:
 def make_contestants(case: Case) -> dict[str, Turn]:
     """Name -> what reads and decodes with so many sequences: seconds of either."""
     return {
-        "graphs": our_turns(case, graphs=True),
+        "graphs": our_turns(case),
+        "compiled graphs": our_turns(case, compiled=True),
         "no graphs": our_turns(case, graphs=False),
         PEER: peer_turns(case),
     }
 
 
-def our_turns(case: Case, *, graphs: bool) -> Turn:
+def our_turns(case: Case, **options: bool) -> Turn:
     """Puna's torch backend, through the protocol as the engine calls it."""
-    backend, lengths = case.backend(graphs=graphs), case.lengths
+    backend, lengths = case.backend(**options), case.lengths
     places: dict[int, Any] = {}  # sequences -> their pages
 
     def turn(batch: int) -> tuple[float, float]:
@@ -365,7 +369,7 @@ def peer_turns(case: Case) -> Turn:
 def read_bytes_per_second(case: Case) -> float:
     """How fast the device reads its memory now, the best of some sums over much of it."""
     if case.device == "cpu":
-        return hardware.read_bandwidth().per_second
+        return ReadProbe(PROBE_BYTES)()
     import torch
 
     values = torch.ones(1 << 29, device="cuda")  # 2 GiB

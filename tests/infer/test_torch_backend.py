@@ -198,6 +198,27 @@ def test_a_decode_step_padded_to_a_graphs_size_gives_the_same_logits(shape):
     assert [tuple(group.table.shape) for group in past.groups] == [(8, 8)]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch.compile's own
+def test_compiled_blocks_give_the_same_logits_and_store_rows_in_place():
+    config = dataclasses.replace(BASE, layers=10)
+    backend = backend_of(config)
+    blocks = torch_graphs.compiled_blocks(backend.model)
+    torch._dynamo.utils.counters.clear()
+    for batch in (1, 2, 7):
+        chunks = [Chunk(np.array([page], np.int32), 5, np.array([page])) for page in range(batch)]
+        with torch.inference_mode():
+            past = torch_graphs.padded(backend.model, backend._cache, chunks)
+            wanted = torch_graphs.decode_logits(backend.model, past, None)
+            stored = backend._cache.keys.clone()
+            backend._cache.keys[:, :8, 5] = 0
+            found = torch_graphs.decode_logits(backend.model, past, blocks)
+        torch.testing.assert_close(found, wanted, atol=LOGIT_TOLERANCE, rtol=0)
+        torch.testing.assert_close(backend._cache.keys, stored, atol=LOGIT_TOLERANCE, rtol=0)
+    # For one row and for many, the first layer's and the others': not for each batch and layer.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
+
+
 def test_graphs_take_decode_steps_that_are_mostly_work():
     graphs = torch_graphs.DecodeGraphs.__new__(torch_graphs.DecodeGraphs)
 

@@ -39,7 +39,12 @@ def test_the_small_case_on_a_cpu_passes_its_checks_and_is_not_recorded():
     history = (ROOT / "bench" / "history.jsonl").read_bytes()
     done = bench("--device", "cpu", "--small")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("passed: ") == 4
-    for name in ("graphs, batch 1", "no graphs, batch 3", "transformers, batch 3"):
+    assert done.stdout.count("passed: ") == 5
+    for name in (
+        "graphs, batch 1",
+        "compiled graphs, batch 1",
+        "no graphs, batch 3",
+        "transformers, batch 3",
+    ):
         assert name in done.stdout
     assert (ROOT / "bench" / "history.jsonl").read_bytes() == history

@@ -28,7 +28,8 @@ class TorchBackend:
     """Llama on `device`: cuda where torch finds one, else the CPU.
 
     Weights, keys and values are of `precision`: on a GPU what suits it, on a CPU float32 unless
-    asked. `graphs` has CUDA replay decode steps. Raises MachineError for a precision that the
+    asked. `graphs` has CUDA replay decode steps, `compiled` fuses their kernels, which takes some
+    seconds at the first. Raises MachineError for a precision that the
     device lacks, CheckpointError as `llama_from_arrays`.
     """
 
@@ -40,6 +41,7 @@ class TorchBackend:
         *,
         precision: hardware.PrecisionWish = "auto",
         graphs: bool = True,
+        compiled: bool = False,
     ) -> None:
         kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
         wish = "fp32" if kind == "cpu" and precision == "auto" else precision
@@ -50,7 +52,8 @@ class TorchBackend:
         self.vocabulary_size = config.vocabulary_size
         self.page_bytes = count.kv_cache_bytes(config, 1, PAGE_POSITIONS, dtype.itemsize)
         self._cache = PagedCache(config, 0, dtype, torch.device(kind))
-        self._graphs = DecodeGraphs(self.model) if graphs and kind == "cuda" else None
+        has_graphs = graphs and kind == "cuda"
+        self._graphs = DecodeGraphs(self.model, compiled=compiled) if has_graphs else None
 
     def reserve(self, pages: int) -> None:
         """Have that many pages, all empty. Raises MachineError when memory does not suffice."""

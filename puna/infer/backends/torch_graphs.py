@@ -6,7 +6,8 @@ step is padded with rows that write to the cache's spare page, and copied into t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ MOST_PADDING = 4  # table entries for each that is used; a batch of two at their
 
 
 class DecodeGraphs:
-    """The graphs captured so far, all with one pool of memory."""
+    """The graphs captured so far, all with one pool of memory; `compiled` fuses their kernels."""
 
-    def __init__(self, model: Llama) -> None:
+    def __init__(self, model: Llama, *, compiled: bool) -> None:
         self._model = model
+        self._blocks = compiled_blocks(model) if compiled else None
         self.forget()
 
     def forget(self) -> None:
@@ -46,8 +48,20 @@ class DecodeGraphs:
         size = graph_size(chunks)
         past = padded(self._model, cache, chunks)
         if size not in self._graphs:
-            self._graphs[size] = _Graph(self._model, past, self._pool)
+            run = functools.partial(decode_logits, self._model, past, self._blocks)
+            self._graphs[size] = _Graph(run, past, self._pool)
         return self._graphs[size].replay(past)[: len(chunks)]
+
+
+def compiled_blocks(model: Llama) -> list[Any]:
+    """The layers with what lies between matrix products and attention fused, for any batch."""
+    return [torch.compile(layer, dynamic=True) for layer in model.layers]
+
+
+def decode_logits(model: Llama, past: StepPast, blocks: list[Any] | None) -> Tensor:
+    """Float32 logits [rows, vocabulary] of a step, by those blocks in place of the layers."""
+    logits: Tensor = model.output(model.hidden(past.ids, past, blocks))
+    return logits.float()
 
 
 def graph_size(chunks: Sequence[Chunk]) -> tuple[int, int]:
@@ -66,7 +80,7 @@ def padded(model: Llama, cache: PagedCache, chunks: Sequence[Chunk]) -> StepPast
 class _Graph:
     """One captured decode step with the tensors that it reads and writes."""
 
-    def __init__(self, model: Llama, past: StepPast, pool: Any) -> None:
+    def __init__(self, run: Callable[[], Tensor], past: StepPast, pool: Any) -> None:
         self._past = past
         # Libraries set themselves up at a first run, which a capture forbids. The run keeps keys
         # and values that the replay writes again.
@@ -74,11 +88,11 @@ class _Graph:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _warm_up in range(2):
-                model(past.ids, past)
+                run()
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._logits: Tensor = model(past.ids, past).float()
+            self._logits = run()
 
     def replay(self, past: StepPast) -> Tensor:
         """Logits [batch, vocabulary] of a step of this graph's size."""

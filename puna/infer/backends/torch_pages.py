@@ -82,6 +82,8 @@ class StepPast:
     groups: list[Group]
     wanted: Tensor
 
+    # Compiled, keeping a row would copy the whole cache.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Keep key and value; the mix [rows, heads, head_dim]; see Past.attend."""
         self.cache.keep(layer, self.slots, key, value)
