@@ -80,6 +80,8 @@ def to_table(config: Any) -> dict[str, Any]:
             result[field.name] = to_table(value)
         elif isinstance(value, tuple):
             result[field.name] = list(value)
+        elif isinstance(value, Mapping):
+            result[field.name] = {str(key): item for key, item in value.items()}
         elif value is not None:
             result[field.name] = value
     return result
@@ -173,9 +175,27 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: {name} should be a list, got {value!r}")
         return tuple(_convert(options[0], item, where, name) for item in value)
+    if origin is Mapping:
+        return _mapping(options, value, where, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
         wanted = getattr(hint, "__name__", str(hint))
         raise ConfigError(f"{where}: {name} should be {wanted}, got {value!r}")
     return value
+
+
+def _mapping(kinds: tuple[type, type], value: Any, where: str, name: str) -> dict[Any, Any]:
+    """A table as a mapping; TOML's keys are texts, so `{ 13 = -1.5 }` is one of the number 13."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {name} should be a table, got {value!r}")
+    key_kind, value_kind = kinds
+    result = {}
+    for key, item in value.items():
+        try:
+            result[key_kind(key)] = _convert(value_kind, item, where, f"{name}.{key}")
+        except ValueError:
+            raise ConfigError(
+                f"{where}: a key of {name} should be {key_kind.__name__}, got {key!r}"
+            ) from None
+    return result

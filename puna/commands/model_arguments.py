@@ -69,7 +69,11 @@ def add_sampling(parser: argparse.ArgumentParser, max_tokens: int = DEFAULTS.max
         ("top-k", DEFAULTS.top_k, "draw from the K likeliest tokens; 0 is off"),
         ("top-p", DEFAULTS.top_p, "draw from the likeliest tokens that sum to P; 1 is off"),
         ("min-p", DEFAULTS.min_p, "drop tokens below P times the likeliest; 0 is off"),
+        ("typical-p", DEFAULTS.typical_p, "draw from tokens of typical surprise; 1 is off"),
         ("repetition-penalty", DEFAULTS.repetition_penalty, "above 1: repeat less; 1 is off"),
+        ("presence-penalty", DEFAULTS.presence_penalty, "for tokens generated before; 0 is off"),
+        ("frequency-penalty", DEFAULTS.frequency_penalty, "for each time before; 0 is off"),
+        ("draft-tokens", DEFAULTS.draft_tokens, "guesses a step from the text so far; 0 is off"),
     ):
         metavar = "N" if isinstance(default, int) else "X"
         group.add_argument(
@@ -83,6 +87,25 @@ def add_sampling(parser: argparse.ArgumentParser, max_tokens: int = DEFAULTS.max
         metavar="TEXT",
         help="end before this text; may be given several times",
     )
+    group.add_argument(
+        "--stop-id",
+        action="append",
+        type=int,
+        default=[],
+        metavar="ID",
+        help="end at this token; may be given several times",
+    )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        default=[],
+        metavar="ID=X",
+        help="make a token likelier or not, -100 to 100; may be given several times",
+    )
+    group.add_argument(
+        "--ignore-eos", action="store_true", help="go on where the model would end the text"
+    )
 
 
 def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
@@ -93,7 +116,23 @@ def sampling_params(arguments: argparse.Namespace) -> SamplingParams:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         min_p=arguments.min_p,
+        typical_p=arguments.typical_p,
         repetition_penalty=arguments.repetition_penalty,
+        presence_penalty=arguments.presence_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        logit_bias=dict(arguments.logit_bias),
         seed=arguments.seed,
         stop=tuple(arguments.stop),
+        stop_ids=tuple(arguments.stop_id),
+        ignore_eos=arguments.ignore_eos,
+        draft_tokens=arguments.draft_tokens,
     )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """`ID=X` as a pair; what argparse says of another text names the option."""
+    token, _equals, value = text.partition("=")  # without one, "" is no number
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"should be ID=X, as 13=-100, got {text!r}") from None

@@ -21,11 +21,11 @@ MOST_DRAFT_TOKENS, LONGEST_NGRAM = 32, 8
 # name -> kind, least, most, what to say when it is neither
 RANGES: dict[str, tuple[type, float, float, str]] = {
     "max_tokens": (Integral, 1, math.inf, "at least 1"),
-    "temperature": (Real, 0, 1e300, "0 (greedy) or more"),
+    "temperature": (Real, 0, 1000, "between 0 (greedy) and 1000"),
     "top_k": (Integral, 0, math.inf, "0 (off) or more"),
-    "top_p": (Real, 1e-300, 1, "above 0 and at most 1 (off)"),
+    "top_p": (Real, 1e-30, 1, "above 0 and at most 1 (off)"),
     "min_p": (Real, 0, 1, "between 0 (off) and 1"),
-    "typical_p": (Real, 1e-300, 1, "above 0 and at most 1 (off)"),
+    "typical_p": (Real, 1e-30, 1, "above 0 and at most 1 (off)"),
     "repetition_penalty": (Real, 0.01, 100, "between 0.01 and 100; 1 is off"),
     "presence_penalty": (Real, -2, 2, "between -2 and 2; 0 is off"),
     "frequency_penalty": (Real, -2, 2, "between -2 and 2; 0 is off"),

@@ -52,5 +52,9 @@ def accepted(drafts: Sequence[int], choices: Sequence[int]) -> int:
 
     The choice after the last confirmed draft is a token of the text, too.
     """
-    pairs = zip(drafts, choices, strict=False)
-    return next((i for i, (draft, choice) in enumerate(pairs) if draft != choice), len(drafts))
+    count = 0
+    for draft, choice in zip(drafts, choices, strict=False):
+        if draft != choice:
+            break
+        count += 1
+    return count

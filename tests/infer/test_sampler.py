@@ -1,4 +1,4 @@
-"""The sampler against transformers' own processors, formulas and properties."""
+"""The sampler against transformers' own processors, a plain twin, formulas and properties."""
 
 from __future__ import annotations
 
@@ -7,166 +7,312 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.errors import CheckpointError, ConfigError
+from puna.errors import CheckpointError
 from puna.infer.sampler import (
+    TokenCounts,
+    adjusted,
+    candidates,
     draw,
-    keep_min_p,
-    keep_top_k,
+    greatest,
     keep_top_p,
+    likeliest_ids,
     next_token,
-    penalise,
-    softmax,
+    tempered,
+    uniform,
 )
 from puna.infer.sampling_params import SamplingParams
 
-PROBABILITY_TOLERANCE = 1e-6  # transformers works in float32, the sampler in float64
+PROBABILITY_TOLERANCE = 1e-6  # of float32
+ROUNDING = 3e-6  # how far from a filter's line float32 and float64 may decide differently
+OFF = {"temperature": 1.0, "top_p": 1.0}
+NOTHING = TokenCounts([])
 
 logits_lists = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40)
-NOTHING_SEEN = np.zeros(97, dtype=np.bool_)
 
 
-def random_logits(seed: int, size: int = 97) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 3, size).astype(np.float32)
+def random_logits(seed: int, size: int = 97, spread: float = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, spread, size).astype(np.float32)
 
 
-def peer_probabilities(processor_name: str, argument: float, logits: np.ndarray) -> np.ndarray:
-    """What transformers' processor of that name leaves of the logits, as probabilities."""
+def assert_leaves(logits: np.ndarray, settings: dict[str, float], wanted: np.ndarray) -> None:
+    """That those settings leave the ids and probabilities of `wanted`, filtered logits."""
+    ids, weights = candidates(logits, SamplingParams(**{**OFF, **settings}))
+    np.testing.assert_array_equal(ids, np.flatnonzero(np.isfinite(wanted)))
+    shares = weights / weights.sum(dtype=np.float64)
+    np.testing.assert_allclose(shares, softmax(wanted)[ids], atol=PROBABILITY_TOLERANCE)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()
+
+
+# transformers
+
+
+def peer_logits(
+    processor_name: str, argument: float, logits: np.ndarray, ids: tuple[int, ...] = (3, 5, 5, 90)
+) -> np.ndarray:
+    """What transformers' processor of that name makes of the logits after `ids`."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     processor = getattr(transformers, processor_name)(argument)
-    seen = torch.tensor([[3, 5, 5, 90]])
-    return processor(seen, torch.from_numpy(logits)[None]).softmax(-1)[0].numpy()
+    return processor(torch.tensor([ids]), torch.from_numpy(logits)[None].clone())[0].numpy()
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("ours", "peer", "argument"),
-    [
-        (keep_top_k, "TopKLogitsWarper", 1),
-        (keep_top_k, "TopKLogitsWarper", 10),
-        (keep_top_k, "TopKLogitsWarper", 1000),
-        (keep_top_p, "TopPLogitsWarper", 0.05),
-        (keep_top_p, "TopPLogitsWarper", 0.5),
-        (keep_top_p, "TopPLogitsWarper", 0.95),
-        (keep_min_p, "MinPLogitsWarper", 0.02),
-        (keep_min_p, "MinPLogitsWarper", 1.0),
-    ],
-)
-def test_filters_keep_what_transformers_keeps(ours, peer, argument, seed):
-    logits = random_logits(seed)
-    kept = ours(softmax(logits, 1.0), argument)
-    wanted = peer_probabilities(peer, argument, logits)
-    np.testing.assert_array_equal(kept > 0, wanted > 0)
-    np.testing.assert_allclose(kept, wanted, atol=PROBABILITY_TOLERANCE)
+PEERS = {
+    "temperature": ("TemperatureLogitsWarper", (0.1, 0.8, 2.5)),
+    "top_k": ("TopKLogitsWarper", (1, 10, 80, 1000)),
+    "top_p": ("TopPLogitsWarper", (0.05, 0.5, 0.95)),
+    "min_p": ("MinPLogitsWarper", (0.02, 1.0)),
+    "typical_p": ("TypicalLogitsWarper", (0.1, 0.5, 0.95)),
+}
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 2.5])
-def test_temperature_equals_that_of_transformers(temperature):
-    logits = random_logits(4)
-    wanted = peer_probabilities("TemperatureLogitsWarper", temperature, logits)
-    np.testing.assert_allclose(softmax(logits, temperature), wanted, atol=PROBABILITY_TOLERANCE)
+@pytest.mark.parametrize("size", [97, 5000])
+@pytest.mark.parametrize("name", PEERS)
+def test_each_setting_leaves_what_that_of_transformers_leaves(name, size):
+    peer, arguments = PEERS[name]
+    for seed, argument in enumerate([*arguments, *arguments]):
+        logits = random_logits(seed, size)
+        assert_leaves(logits, {name: argument}, peer_logits(peer, argument, logits))
+
+
+def test_all_filters_together_act_in_the_order_of_transformers():
+    values = {"temperature": 1.3, "top_k": 300, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.8}
+    for seed in range(10):
+        logits = wanted = random_logits(seed, 1000)
+        for name, value in values.items():
+            wanted = peer_logits(PEERS[name][0], value, wanted)
+        assert_leaves(logits, values, wanted)
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
 def test_repetition_penalty_equals_that_of_transformers(penalty):
     logits = random_logits(5)
-    seen = NOTHING_SEEN.copy()
-    seen[[3, 5, 90]] = True
-    wanted = peer_probabilities("RepetitionPenaltyLogitsProcessor", penalty, logits)
-    ours = softmax(penalise(logits, seen, penalty), 1.0)
-    np.testing.assert_allclose(ours, wanted, atol=PROBABILITY_TOLERANCE)
+    counts = TokenCounts([5, 3], [90, 5])
+    ours = adjusted(logits, SamplingParams(repetition_penalty=penalty), counts)
+    wanted = peer_logits("RepetitionPenaltyLogitsProcessor", penalty, logits)
+    np.testing.assert_allclose(ours, wanted, rtol=PROBABILITY_TOLERANCE)
+
+
+# The formulas of bias and penalties
+
+
+def test_frequency_and_presence_penalties_follow_openais_formula():
+    # mu[j] -> mu[j] - c[j] alpha_frequency - [c[j] > 0] alpha_presence, c of generated ids alone
+    logits = random_logits(1, 10)
+    params = SamplingParams(frequency_penalty=0.5, presence_penalty=-1.25)
+    counts = TokenCounts(prompt_ids=[1, 2, 2], generated_ids=[2, 7, 7, 7])
+    wanted = logits.copy()
+    wanted[2] -= 0.5 - 1.25
+    wanted[7] -= 3 * 0.5 - 1.25
+    np.testing.assert_allclose(adjusted(logits, params, counts), wanted, rtol=1e-6)
+
+
+def test_bias_comes_before_the_penalties():
+    logits = np.array([1, 1, -3], dtype=np.float32)
+    params = SamplingParams(logit_bias={0: 4, 2: 1}, repetition_penalty=2)
+    changed = adjusted(logits, params, TokenCounts([0, 2]))
+    assert changed.tolist() == [(1 + 4) / 2, 1, (-3 + 1) * 2]
+    assert logits.tolist() == [1, 1, -3]
+
+
+def test_a_bias_of_100_forces_an_id_and_one_of_minus_100_bans_it():
+    logits = random_logits(2)
+    best = int(logits.argmax())
+    for temperature in (0, 1):
+        forced = SamplingParams(temperature=temperature, logit_bias={11: 100})
+        banned = SamplingParams(temperature=temperature, logit_bias={best: -100})
+        drawn = {next_token(logits, banned, NOTHING, uniform(1, i)) for i in range(200)}
+        assert next_token(logits, forced, NOTHING, 0.99) == 11
+        assert best not in drawn
+
+
+@given(st.lists(st.integers(0, 300), max_size=200), st.integers(0, 200))
+def test_counts_are_the_same_however_they_were_made(ids, prompt_length):
+    prompt, generated = ids[:prompt_length], ids[prompt_length:]
+    grown = TokenCounts(prompt)
+    for token in generated:
+        grown.add(token)
+    for counts in (grown, TokenCounts(prompt, generated)):
+        found = dict(zip(counts.ids.tolist(), counts.generated.tolist(), strict=True))
+        assert found == {token: generated.count(token) for token in ids}
+
+
+# The plain twin
+
+
+def plain_probabilities(logits: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, bool]:
+    """Every step over the whole vocabulary, sorted, in float64; and whether no id is at a line."""
+    logits = logits.astype(np.float64)
+    clear = True
+    order = np.argsort(-logits, kind="stable")
+    if params.top_k:
+        logits[order[params.top_k :]] = -np.inf
+    shares = softmax(logits / params.temperature)
+    if params.top_p < 1:
+        order = np.argsort(-shares, kind="stable")
+        before = np.cumsum(shares[order]) - shares[order]
+        clear &= bool((np.abs(before - params.top_p) > ROUNDING).all())
+        shares[order[before > params.top_p]] = 0
+        shares /= shares.sum()
+    if params.min_p:
+        clear &= bool((np.abs(shares / shares.max() - params.min_p) > ROUNDING).all())
+        shares[shares < params.min_p * shares.max()] = 0
+        shares /= shares.sum()
+    if params.typical_p < 1:
+        with np.errstate(divide="ignore"):
+            surprise = -np.log(shares)
+        entropy = float((shares * np.where(shares > 0, surprise, 0)).sum())
+        distance = np.abs(surprise - entropy)
+        order = np.argsort(distance, kind="stable")
+        running = np.cumsum(shares[order])
+        last = min(int((running < params.typical_p).sum()), len(order) - 1)
+        gaps = np.abs(np.delete(distance, order[last]) - distance[order[last]])
+        clear &= bool((np.abs(running - params.typical_p) > ROUNDING).all())
+        clear &= bool((gaps > ROUNDING * 10).all())
+        shares[distance > distance[order[last]]] = 0
+        shares /= shares.sum()
+    return shares, clear
+
+
+def test_the_sampler_equals_its_plain_twin_over_random_settings():
+    random = np.random.default_rng(0)
+    compared = 0
+    for case in range(400):
+        size = int(random.choice([1, 2, 63, 64, 65, 1000, 3001]))
+        logits = random_logits(case, size, float(random.choice([0.3, 1, 3, 8])))
+        params = SamplingParams(
+            temperature=float(random.choice([0.3, 0.8, 1, 1.7])),
+            top_k=int(random.choice([0, 0, 1, 7, 40, 900, 10_000])),
+            top_p=float(random.choice([1, 1, 0.1, 0.9, 0.999])),
+            min_p=float(random.choice([0, 0, 0.05, 0.5])),
+            typical_p=float(random.choice([1, 1, 0.2, 0.95])),
+        )
+        wanted, clear = plain_probabilities(logits, params)
+        if not clear:
+            continue
+        compared += 1
+        kept, weights = candidates(logits, params)
+        np.testing.assert_array_equal(kept, np.flatnonzero(wanted), err_msg=str((case, params)))
+        np.testing.assert_allclose(weights / weights.sum(), wanted[kept], atol=2e-6)
+        running = np.cumsum(wanted)
+        for point in random.random(5):
+            token = next_token(logits, params, NOTHING, float(point))
+            assert running[token] > point - ROUNDING
+            assert running[token] - wanted[token] < point + ROUNDING
+    assert compared > 300
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=300),
+    st.integers(0, 300),
+)
+def test_of_equals_the_lower_ids_are_the_greatest(values, count):
+    array = np.array(values, dtype=np.float32)
+    wanted = np.argsort(-array, kind="stable")[:count]
+    assert greatest(array, count).tolist() == sorted(wanted.tolist())
+    assert likeliest_ids(array, count).tolist() == wanted.tolist()
 
 
 def test_top_p_keeps_the_token_that_crosses_the_line_as_the_release_does():
-    probabilities = np.array([0.1, 0.5, 0.15, 0.25])
-    np.testing.assert_allclose(keep_top_p(probabilities, 0.6), [0, 2 / 3, 0, 1 / 3])
-    # The sum before the third is 0.75, not above 0.75: it stays.
-    np.testing.assert_allclose(keep_top_p(probabilities, 0.75), np.array([0, 10, 3, 5]) / 18)
-
-
-def test_top_k_of_equals_keeps_the_lower_ids():
-    np.testing.assert_allclose(keep_top_k(np.full(4, 0.25), 2), [0.5, 0.5, 0, 0])
+    weights = np.array([0.125, 0.5, 0.125, 0.25])
+    assert keep_top_p(weights, 0.6).tolist() == [1, 3]
+    # The sum before the third is 0.75, not above 0.75: it stays, the lower id of two equals.
+    assert keep_top_p(weights, 0.75).tolist() == [0, 1, 3]
+    assert keep_top_p(weights, 0.8).tolist() == [0, 1, 3]
+    assert keep_top_p(np.ones(4), 0.8).tolist() == [0, 1, 2, 3]
 
 
 @given(logits_lists, st.floats(0.01, 5))
-def test_filtered_probabilities_sum_to_one_and_keep_the_best(values, temperature):
+def test_filters_keep_the_best_and_nothing_new(values, temperature):
     logits = np.array(values, dtype=np.float32)
-    probabilities = softmax(logits, temperature)
-    for kept in (
-        keep_top_k(probabilities, 3),
-        keep_top_p(probabilities, 0.7),
-        keep_min_p(probabilities, 0.3),
-    ):
-        assert kept.sum() == pytest.approx(1)
-        assert kept.argmax() == probabilities.argmax()
-        assert set(np.flatnonzero(kept)) <= set(np.flatnonzero(probabilities))
+    for name, value in (("top_k", 3), ("top_p", 0.7), ("min_p", 0.3)):
+        settings = {"top_p": 1.0, "temperature": temperature, name: value}
+        kept = candidates(logits, SamplingParams(**settings))
+        assert int(logits.argmax()) in kept.ids
+        assert kept.weights.max() == 1
+        assert (np.diff(kept.ids) > 0).all()
 
 
-@given(logits_lists, st.floats(0, 1, exclude_max=True))
-def test_draw_never_returns_an_impossible_token(values, uniform):
-    probabilities = keep_top_k(softmax(np.array(values, dtype=np.float32), 1.0), 2)
-    assert probabilities[draw(probabilities, uniform)] > 0
+# Drawing
+
+
+@given(logits_lists, st.floats(0, 1, exclude_max=True), st.integers(1, 60))
+def test_draw_never_returns_an_impossible_token(values, point, copies):
+    weights = np.tile(tempered(np.array(values, dtype=np.float32), 0.05), copies)
+    weights = np.concatenate([weights, np.zeros(700, dtype=np.float32)])
+    assert weights[draw(weights, point)] > 0
 
 
 def test_draw_inverts_the_running_sum():
-    probabilities = np.array([0.0, 0.25, 0.0, 0.5, 0.25])
-    drawn = [draw(probabilities, u) for u in (0, 0.249, 0.25, 0.749, 0.75, 0.999)]
+    weights = np.array([0.0, 0.5, 0.0, 1, 0.5])
+    drawn = [draw(weights, u) for u in (0, 0.249, 0.25, 0.749, 0.75, 0.999)]
     assert drawn == [1, 1, 3, 3, 4, 4]
 
 
 def test_drawn_tokens_follow_the_probabilities():
-    logits = np.log(np.array([0.5, 0.3, 0.2]))
-    params = SamplingParams(temperature=1, top_p=1)
-    generator = np.random.default_rng(0)
-    seen = np.zeros(3, dtype=np.bool_)
-    drawn = [next_token(logits, params, seen, generator) for _ in range(4000)]
+    logits = np.log(np.array([0.5, 0.3, 0.2], dtype=np.float32))
+    params = SamplingParams(**OFF)
+    drawn = [next_token(logits, params, NOTHING, uniform(0, i)) for i in range(4000)]
     # Four standard deviations of 4000 draws at probability 1/2 are 0.032.
     np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.5, 0.3, 0.2], atol=0.032)
 
 
-def test_temperature_zero_takes_the_best_and_draws_nothing():
-    generator = np.random.default_rng(0)
+def test_uniform_numbers_are_even_and_independent_of_seed_index_and_choice():
+    rows = [
+        [uniform(7, i) for i in range(5000)],
+        [uniform(i, 7) for i in range(5000)],
+        [uniform(7, 7, i) for i in range(5000)],
+        [uniform(8, i) for i in range(5000)],
+    ]
+    for row in rows:
+        assert 0 <= min(row) < 0.002
+        assert 0.998 < max(row) < 1
+        # Four standard deviations of the 500 in each tenth are 85.
+        assert np.abs(np.histogram(row, bins=10, range=(0, 1))[0] - 500).max() < 85
+        # Four standard deviations of a correlation over 5000 pairs are 0.057.
+        assert abs(np.corrcoef(row[:-1], row[1:])[0, 1]) < 0.057
+    assert np.abs(np.corrcoef(rows) - np.eye(4)).max() < 0.057
+
+
+def test_uniform_is_the_same_on_every_machine():
+    assert uniform(0, 0) == uniform(0, 0, 0)
+    assert uniform(2**63 - 1, 2**40, 127) == 0.009365203918214382
+
+
+# Edges
+
+
+def test_temperature_zero_takes_the_first_of_the_best():
     logits = random_logits(6)
-    assert next_token(logits, SamplingParams(temperature=0), NOTHING_SEEN, generator) == (
-        logits.argmax()
-    )
-    assert generator.random() == np.random.default_rng(0).random()
+    logits[[40, 50]] = 30
+    assert next_token(logits, SamplingParams(temperature=0), NOTHING, 0.99) == 40
 
 
-def test_a_tiny_temperature_is_greedy_without_a_warning():
-    params = SamplingParams(temperature=1e-300, top_p=1)
+@pytest.mark.parametrize("point", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 1e-6])
+def test_a_tiny_temperature_is_greedy_without_a_warning(temperature, point):
     logits = random_logits(7)
-    token = next_token(logits, params, NOTHING_SEEN, np.random.default_rng(0))
+    token = next_token(logits, SamplingParams(temperature=temperature, top_p=1), NOTHING, point)
     assert token == logits.argmax()
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_refused(bad):
+def test_logits_that_are_not_finite_are_refused(bad, temperature):
     logits = random_logits(8)
     logits[3] = bad
     with pytest.raises(CheckpointError, match="not finite"):
-        next_token(logits, SamplingParams(), NOTHING_SEEN, np.random.default_rng(0))
+        next_token(logits, SamplingParams(temperature=temperature), NOTHING, 0.5)
+    with pytest.raises(CheckpointError, match="not finite"):
+        next_token(np.full(9, -np.inf, dtype=np.float32), SamplingParams(), NOTHING, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("max_tokens", 0),
-        ("temperature", -0.1),
-        ("temperature", float("nan")),
-        ("temperature", float("inf")),
-        ("top_k", -1),
-        ("top_p", 0.0),
-        ("top_p", 1.01),
-        ("top_p", float("nan")),
-        ("min_p", -0.1),
-        ("min_p", 1.1),
-        ("repetition_penalty", 0.0),
-        ("seed", -1),
-        ("stop", ("",)),
-        ("stop", "text"),
-    ],
-)
-def test_values_out_of_range_are_named(name, value):
-    with pytest.raises(ConfigError, match=f"^{name} should be .*, got "):
-        SamplingParams(**{name: value})
+def test_an_id_ruled_out_by_minus_infinity_is_never_drawn():
+    logits = np.zeros(5, dtype=np.float32)
+    logits[[0, 4]] = -np.inf
+    params = SamplingParams(**{**OFF, "typical_p": 0.9, "min_p": 0.1})
+    drawn = {next_token(logits, params, NOTHING, uniform(3, i)) for i in range(100)}
+    assert drawn == {1, 2, 3}

@@ -49,3 +49,27 @@ def test_the_cut_does_not_hang_on_how_the_text_arrives(text, stops, data):
 def test_only_what_may_start_a_stop_is_held_back():
     watcher = StopStrings(("END",))
     assert [watcher.push(piece) for piece in ("aE", "N", "b", "E")] == ["a", "", "ENb", ""]
+
+
+@given(
+    st.text("ab", max_size=30),
+    st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4),
+)
+def test_stops_are_found_as_by_a_plain_search_after_each_character(text, stops):
+    going, found = text, None
+    for end in range(len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            found = max(ending, key=len)
+            going = text[: end - len(found)]
+            break
+    assert passed(list(text), stops) == (going, found)
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=6), max_size=4))
+def test_nothing_is_held_back_that_cannot_become_a_stop(text, stops):
+    watcher = StopStrings(stops)
+    going = "".join(watcher.push(character) for character in text)
+    if watcher.found is None:
+        held = [n for n in range(len(text) + 1) for stop in stops if text.endswith(stop[:n])]
+        assert len(text) - len(going) == max((n for n in held if n), default=0)
