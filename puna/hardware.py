@@ -16,7 +16,6 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +53,6 @@ PEAK_BF16_TFLOPS = {
 }
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 CUDA_WITH_BF16 = (8, 0)  # Ampere; older GPUs emulate it
-PROBE_BYTES = 512 * 2**20  # well beyond one core's share of any cache
 
 
 @dataclass(frozen=True)
@@ -310,21 +308,6 @@ def is_offline() -> bool:
 # Measured rates
 
 
-def read_bandwidth(total_bytes: int = PROBE_BYTES, repeats: int = 4) -> Rate:
-    """Bytes a second that all usable cores read from memory together (NumPy, best of some).
-
-    The bound on decoding: every weight is read once a token.
-    """
-    import numpy
-
-    cores = usable_cores()
-    parts = numpy.array_split(numpy.ones(total_bytes // 8, dtype=numpy.int64), cores)
-    with ThreadPoolExecutor(cores) as pool:
-        seconds = _best_seconds(lambda: list(pool.map(numpy.sum, parts)), repeats)
-    source = f"measured: sum over {total_bytes >> 20} MiB, {cores} threads"
-    return Rate(total_bytes / seconds, source)
-
-
 def matmul_rate(
     device: DeviceKind = "cpu", dtype: Literal["bf16", "fp32"] = "fp32", budget_seconds: float = 0.5
 ) -> Rate:
@@ -378,16 +361,6 @@ def _numpy_matmul(size: int) -> tuple[Callable[[], Any], Callable[[], None]]:
 
     left = numpy.ones((size, size), dtype=numpy.float32)
     return lambda: left @ left, lambda: None
-
-
-def _best_seconds(action: Callable[[], Any], repeats: int) -> float:
-    """The shortest of some runs: other work on the machine only ever makes it longer."""
-    seconds = []
-    for _repeat in range(repeats):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 # Software

@@ -147,13 +147,6 @@ def test_an_unknown_gpu_has_no_peak_rather_than_a_wrong_one(name: str):
     assert hardware.peak_flops(name) is None
 
 
-def test_the_bandwidth_probe_counts_the_bytes_it_reads(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hardware, "_best_seconds", lambda action, repeats: action() and 0.5)
-    rate = hardware.read_bandwidth(total_bytes=2**20)
-    assert rate.per_second == 2**20 / 0.5
-    assert "1 MiB" in rate.source
-
-
 def test_the_matmul_probe_without_torch_uses_numpy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hardware, "has_package", lambda name: name != "torch")
     rate = hardware.matmul_rate(budget_seconds=0.01)

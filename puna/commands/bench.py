@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             results.append(measure(backend, test, arguments.repeats, probe, progress=bar.update))
     record = {
         **facts(source, backend.name),
+        "probe": probe.source if probe else None,
         "results": [result.record(bytes_a_step(source)) for result in results],
     }
     console.result(record, shown(record))
@@ -137,7 +138,7 @@ def facts(source: ModelSource, backend: str) -> dict[str, Any]:
         "dtypes": list(about["dtypes"]),
         "bytes_a_token": bytes_a_step(source),
         "backend": backend,
-        "isas": list(kernels.usable_isas()),
+        "isas": list(kernels.inference_isas()),
         "cpu": hardware.cpu_name(),
         "cores": hardware.usable_cores(),
     }
@@ -155,6 +156,7 @@ def shown(record: dict[str, Any]) -> str:
         f"backend   {record['backend']}",
         f"machine   {record['cpu']}, {record['cores']} cores",
         f"          kernels that run here: {', '.join(record['isas']) or 'none'}",
+        *([f"memory    {record['probe']}"] if record["probe"] else []),
         "",
     ]
     rows = []

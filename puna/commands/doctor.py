@@ -13,6 +13,7 @@ from puna import hardware
 from puna.console import Console, human_bytes
 from puna.native import kernels
 
+PROBE_BYTES = 512 * 2**20  # well beyond one core's share of any cache
 LITTLE_BYTES = 2 * 2**30  # the demo's memory and disk stay below this
 NOTABLE_INSTRUCTIONS = (
     "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "f16c",
@@ -115,15 +116,18 @@ def _memory(folder: Path, record: dict[str, Any]) -> list[Finding]:
 
 
 def _rates(record: dict[str, Any]) -> list[Finding]:
-    reading = hardware.read_bandwidth()
+    from puna.evaluate.bandwidth import ReadProbe
+
+    probe = ReadProbe(PROBE_BYTES)
+    reading = probe()
     rates = {"fp32": hardware.matmul_rate("cpu", "fp32")}
     if hardware.has_package("torch"):
         rates["bf16"] = hardware.matmul_rate("cpu", "bf16")
-    record["read_bytes_per_second"] = reading.per_second
+    record["read_bytes_per_second"] = reading
     record["cpu_matmul_flops_per_second"] = {key: rate.per_second for key, rate in rates.items()}
     matmul = ", ".join(f"{_tflops(rate)} in {key}" for key, rate in rates.items())
     return [
-        Finding("memory reads", f"{reading.per_second / 1e9:.1f} GB/s ({reading.source})"),
+        Finding("memory reads", f"{reading / 1e9:.1f} GB/s ({probe.source})"),
         Finding("CPU matmul", matmul),
     ]
 

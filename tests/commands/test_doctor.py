@@ -8,6 +8,7 @@ import pytest
 from puna import cli, hardware
 from puna.commands import doctor
 from puna.console import Console
+from puna.evaluate import bandwidth
 
 VERSIONS = {
     "python": "3.11.7",
@@ -21,7 +22,9 @@ VERSIONS = {
 @pytest.fixture(autouse=True)
 def quick_probes(monkeypatch: pytest.MonkeyPatch):
     """The probes' own tests measure; here they answer at once."""
-    monkeypatch.setattr(hardware, "read_bandwidth", lambda: hardware.Rate(18.1e9, "measured"))
+    monkeypatch.setattr(bandwidth.ReadProbe, "__init__", lambda self, _bytes: None)
+    monkeypatch.setattr(bandwidth.ReadProbe, "__call__", lambda self: 18.1e9)
+    monkeypatch.setattr(bandwidth.ReadProbe, "source", "measured", raising=False)
     monkeypatch.setattr(
         hardware, "matmul_rate", lambda *_device: hardware.Rate(1.48e12, "measured")
     )

@@ -10,10 +10,12 @@ from memory_source import MemorySource
 from prefix_backend import PrefixBackend
 from tiny_model import random_arrays, tiny_config
 
+from puna import hardware
 from puna.errors import MachineError
 from puna.evaluate import bandwidth, speed
 from puna.evaluate.bandwidth import ReadProbe
 from puna.evaluate.speed import SpeedResult, SpeedTest, Trial, bytes_a_step, measure
+from puna.native import kernels
 
 VOCABULARY = 30
 
@@ -94,11 +96,20 @@ def test_of_an_embedding_that_is_not_the_output_a_step_reads_one_row():
     assert bytes_a_step(untied) == everything + 4 * config.dim
 
 
-def test_the_probe_reads_all_it_has(monkeypatch):
-    probe = ReadProbe(1 << 20)
-    assert sum(part.nbytes for part in probe._parts) == 1 << 20
-    monkeypatch.setattr(bandwidth.time, "perf_counter", iter((0, 4, 4, 6)).__next__)
-    assert probe() == (1 << 20) / 2  # the better of two
+@pytest.mark.parametrize("isas", [kernels.inference_isas(), ()], ids=["kernels", "NumPy"])
+def test_the_probe_reads_memory_and_says_how(isas, monkeypatch):
+    monkeypatch.setattr(kernels, "inference_isas", lambda: isas)
+    probe = ReadProbe(1 << 22)
+    by = f"C++ for {kernels.inference_isa()}" if isas else "NumPy"
+    assert probe.source == f"4.0 MiB read by {by}, threads: {hardware.usable_cores()}"
+    assert 1e8 < probe() < 1e13
+
+
+def test_numpy_s_reading_is_the_bytes_over_a_clock(monkeypatch):
+    reader = bandwidth._NumpyReader(3, 1 << 20)
+    assert sum(part.nbytes for part in reader.parts) == 1 << 20
+    monkeypatch.setattr(bandwidth.time, "perf_counter", iter((1, 5)).__next__)
+    assert reader.measure() == (1 << 20) / 4
 
 
 def test_a_machine_without_room_for_the_probe_says_so(monkeypatch):
