@@ -32,7 +32,7 @@ def test_what_is_no_regular_file_is_refused(reader, tmp_path: Path):
 @pytest.mark.parametrize("reader", READERS[:-1])
 def test_an_empty_file_is_refused(reader, tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="(empty|found 0|column 1)"):
+    with pytest.raises(CheckpointError, match=r"(empty|found 0|column 1)"):
         reader(tmp_path / "file")
 
 
