@@ -222,7 +222,7 @@ def transformers(config: ModelConfig, tokens: int) -> Result:
         tie_word_embeddings=config.tied_embeddings,
         attn_implementation="sdpa",  # type: ignore[call-arg]
     )
-    model = LlamaForCausalLM(theirs).eval().bfloat16()
+    model = LlamaForCausalLM(theirs).bfloat16().train(False)
     ids = torch.randint(config.vocabulary_size, (1, tokens))
     return {
         "tokens_per_second": tokens / _seconds(lambda: model(input_ids=ids, logits_to_keep=1)),

@@ -12,24 +12,40 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- numbers from bench/history.jsonl -->", "<!-- end of numbers -->"
 
+INFERENCE = {
+    "decode": "one sequence",
+    "prefill": "a prompt of {tokens}",
+    "batch": "16 sequences at once",
+    "context": "one sequence after 4,096 tokens",
+}
+OTHERS = {
+    "roofline": "what reading the file's weights takes",
+    "gemm": "the bare bf16 matrix products",
+    "bytes": "what its bytes make of the speed after 64",
+    "transformers": "transformers in bf16",
+}
 
-def latest() -> dict[tuple[str, str, str], dict[str, Any]]:
-    """The newest row of each bench, shape and device."""
+
+def latest() -> dict[tuple[str, str, str, str], dict[str, Any]]:
+    """The newest row of each bench, case, shape and device."""
     rows = {}
     for line in (ROOT / "bench" / "history.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        rows[row["bench"], row.get("shape", ""), row.get("device", "")] = row
+        key = (row.get(name, "") for name in ("bench", "case", "shape", "device"))
+        rows[tuple(key)] = row
     return rows
 
 
 def rendered() -> str:
     """The table in Markdown."""
     lines = ["| what | Puna | beside | measured on |", "| --- | --- | --- | --- |"]
-    for (bench, shape, _), row in sorted(latest().items()):
+    for (bench, _, shape, _), row in sorted(latest().items()):
         if bench == "train":
             lines.append(training(shape, row))
         elif bench == "compression":
             lines.append(compression(row))
+        elif bench == "cpu_engine" and row["kind"] in INFERENCE:
+            lines.append(inference(row))
     return "\n".join(lines)
 
 
@@ -50,6 +66,21 @@ def compression(row: dict[str, Any]) -> str:
     return (
         f"| held-out bits per byte, demo | {row['bits_per_byte']:.3f} | "
         f"{primed:.3f}: xz -9e primed with the training text | {machine(row)} |"
+    )
+
+
+def inference(row: dict[str, Any]) -> str:
+    """One line: a speed of the CPU engine, and how often it is each of the others'."""
+    speed = row["values"]["puna"]["median"]
+    beside = [
+        f"{ratio['median']:.2f} times {OTHERS.get(name, name)} "
+        f"({row['values'][name]['median']:,.0f})"
+        for name, ratio in row["ratios"].items()
+    ]
+    what = INFERENCE[row["kind"]].format(**row)
+    return (
+        f"| {what}, {row['shape']} | {speed:,.0f} tokens/s | {', '.join(beside)} | "
+        f"{machine(row)}, {row['threads']} threads |"
     )
 
 
