@@ -1,0 +1,85 @@
+"""The slow plain twin of the engine: one text at a time, all of it anew for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from puna.infer.logprobs import TokenLogprob, token_logprob
+from puna.infer.sampler import TokenCounts, next_token, uniform
+from puna.infer.sampling_params import SamplingParams
+from puna.tokens.tokenizer import Tokenizer
+
+LogitsAfter = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclass
+class PlainText:
+    """What a text should be."""
+
+    text: str
+    ids: tuple[int, ...]
+    ended_by: str
+    logprobs: tuple[TokenLogprob, ...] | None
+
+
+def plain_text(
+    logits_after: LogitsAfter,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    *,
+    context_length: int,
+    choice: int = 0,
+) -> PlainText:
+    """The continuation of `prompt`; `params` must have a seed."""
+    made: list[int] = []
+    logprobs = []
+    ended_by, text = "context end", ""
+    while len(prompt) + len(made) < context_length:
+        logits = logits_after([*prompt, *made]).astype(np.float32)
+        counts = TokenCounts(prompt, made)
+        point = uniform(params.seed, len(made), choice)
+        token = next_token(logits[: tokenizer.vocabulary_size], params, counts, point)
+        ending = None if params.ignore_eos or token not in tokenizer.stop_ids else "eos"
+        ending = ending or ("stop token" if token in params.stop_ids else None)
+        if ending:
+            ended_by = ending
+            break
+        made.append(token)
+        logprobs.append(token_logprob(logits, token, params.logprobs or 0))
+        text = continuation(tokenizer, prompt, made)
+        if any(stop in text for stop in params.stop):
+            ended_by = "stop string"
+            # That which is complete first, and of two the longer.
+            ends = [
+                (text.find(stop) + len(stop), -len(stop)) for stop in params.stop if stop in text
+            ]
+            end, minus_length = min(ends)
+            text = text[: end + minus_length]
+            break
+        if len(made) == params.max_tokens:
+            ended_by = "max tokens"
+            break
+    is_asked = params.logprobs is not None
+    return PlainText(text, tuple(made), ended_by, tuple(logprobs) if is_asked else None)
+
+
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int], made: Sequence[int]) -> str:
+    """The text of `made` after the prompt's."""
+    return tokenizer.decode([*prompt, *made]).removeprefix(tokenizer.decode(prompt))
+
+
+def prompt_logprobs(
+    logits_after: LogitsAfter, prompt: Sequence[int], alternatives: int
+) -> tuple[TokenLogprob | None, ...]:
+    """Of each of the prompt's ids; None for the first."""
+    return (
+        None,
+        *(
+            token_logprob(logits_after(prompt[:end]).astype(np.float32), prompt[end], alternatives)
+            for end in range(1, len(prompt))
+        ),
+    )
