@@ -46,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--repeats", type=int, default=REPEATS, metavar="N", help="trials of each test"
     )
+    parser.add_argument(
+        "-t", "--threads", type=int, metavar="N", help="of the C++ kernels; without it one a core"
+    )
     parser.add_argument("--no-probe", action="store_true", help="leave the roofline out")
 
 
@@ -60,7 +63,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     tests = [SpeedTest(*wish) for wish in wishes]
     require_fit(tests, source.config.context_length)
     name, reason = choose_backend(arguments.backend, batched=True)
-    backend = make_backend(name, source)
+    require_threads(arguments.threads, name)
+    backend = make_backend(name, source, arguments.threads)
     console.say(f"engine: {backend.name} ({reason})")
     probe = make_probe(name, arguments)
     results = []
@@ -112,6 +116,19 @@ def require_fit(tests: Sequence[SpeedTest], context_length: int) -> None:
             f"{longest.label} takes {longest.depth + longest.tokens} positions, "
             f"the model's context has {context_length}"
         )
+
+
+def require_threads(threads: int | None, backend: str) -> None:
+    """Raise UsageError for a number of threads that the backend cannot be given."""
+    if threads is None:
+        return
+    if not backend.startswith("cpu"):
+        raise UsageError(
+            f"--threads is for the C++ kernels, {backend} takes one for each core",
+            hint="leave Puna fewer cores: taskset -c 0,1 puna bench ...",
+        )
+    if threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {threads}")
 
 
 def make_probe(backend: str, arguments: argparse.Namespace) -> ReadProbe | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from puna.errors import UsageError
 from puna.infer.sampling_params import SamplingParams
 
+BACKENDS = ("auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch")  # as puna.infer.engine's
 DEFAULTS = SamplingParams()
 
 
@@ -31,9 +32,10 @@ def add_model(parser: argparse.ArgumentParser, *, has_meta_flags: bool = False) 
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "torch", "numpy"),
+        choices=BACKENDS,
         default="auto",
-        help="what runs the model; auto says what it takes, and why",
+        help="what runs the model; auto says what it takes, and why; cpu-exact computes each row "
+        "in one way whatever runs beside it, cpu-float rounds no activations",
     )
     add_tokenizer(parser)
 

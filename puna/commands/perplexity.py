@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puna.commands.generate import introduce
-from puna.commands.model_arguments import add_model
+from puna.commands.model_arguments import BACKENDS, add_model
 from puna.console import Console, human_duration
 from puna.errors import UsageError
 
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna perplexity smollm2 --text wiki.test.raw
   puna perplexity smollm2 --text wiki.test.raw --chunks 20
   puna perplexity small.gguf --text wiki.test.raw --kl-against full.gguf
-  puna perplexity smollm2 --text letters.txt --kl-against smollm2 --kl-backend numpy
+  puna perplexity smollm2 --text letters.txt --kl-against smollm2 --kl-backend cpu-float
 """
     add_model(parser)
     parser.add_argument(
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kl-against", metavar="MODEL", help="the reference that MODEL is compared with"
     )
     parser.add_argument(
-        "--kl-backend", default="auto", metavar="NAME", help="what runs the reference"
+        "--kl-backend", choices=BACKENDS, default="auto", help="what runs the reference"
     )
 
 
@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         require_context(arguments.context, reference)
         others = text_windows(reference.tokenizer, text, arguments.context)
         require_comparable(engine.backend, reference.backend, windows, others)
-        reference.backend.reserve(pages_for(arguments.context))
-    engine.backend.reserve(pages_for(arguments.context))
+        reference.lend_backend().reserve(pages_for(arguments.context))
+    engine.lend_backend().reserve(pages_for(arguments.context))
     began = time.perf_counter()
     windows = windows[: arguments.chunks]
     scores = (
@@ -100,7 +100,7 @@ def load(arguments: argparse.Namespace, model: str, backend: str, console: Conso
 
     engine = load_engine(
         model,
-        backend,  # type: ignore[arg-type]  # load_engine names the nearest right one
+        backend,  # type: ignore[arg-type]  # argparse has checked it
         which=arguments.which if model == arguments.model else "latest",
         batched=True,
         tokenizer_path=arguments.tokenizer_path,

@@ -8,7 +8,7 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,9 +31,13 @@ from puna.weights.inspect import needs
 from puna.weights.open_model import load_tokenizer, open_model
 from puna.weights.source import ModelSource
 
-BackendName = Literal["auto", "cpu", "numpy", "torch"]
-BACKENDS: tuple[BackendName, ...] = ("auto", "cpu", "numpy", "torch")
-Chosen = Literal["cpu", "numpy", "torch"]
+if TYPE_CHECKING:
+    from puna.infer.backends.cpu_backend import Mode
+
+BackendName = Literal["auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch"]
+BACKENDS: tuple[BackendName, ...] = ("auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch")
+Chosen = Literal["cpu", "cpu-exact", "cpu-float", "numpy", "torch"]
+MODES: dict[Chosen, Mode] = {"cpu": "fast", "cpu-exact": "exact", "cpu-float": "float"}
 
 Prompt = str | ListLike[int]
 Prompts = Prompt | ListLike[Prompt]
@@ -44,8 +48,8 @@ class EngineSettings:
     """How much an engine does at once.
 
     `context_tokens`: positions of all texts together whose keys and values are kept; without it
-    what memory allows, up to four contexts of the model. `step_rows`: tokens of one step.
-    `running`: texts under way at once; `queue_limit`: how many more may wait.
+    what memory allows, up to four contexts of the model and no more than texts run. `step_rows`:
+    tokens of one step. `running`: texts under way at once; `queue_limit`: how many more may wait.
     """
 
     context_tokens: int | None = None
@@ -197,11 +201,11 @@ class Engine:
         return self.backend
 
     def _pages(self) -> int:
-        """As set; else for four contexts in an eighth of the free memory, but for one in a half."""
+        """As set; else for some contexts in an eighth of the free memory, but for one in a half."""
         if self.settings.context_tokens is not None:
             return pages_for(self.settings.context_tokens)
         one, free = pages_for(self.config.context_length), hardware.memory_available_bytes()
-        several = min(4 * one, free // 8 // self.backend.page_bytes)
+        several = min(min(4, self.settings.running) * one, free // 8 // self.backend.page_bytes)
         return max(several, min(one, free // 2 // self.backend.page_bytes), 1)
 
     def _ids(self, prompt: Prompt) -> list[int]:
@@ -272,7 +276,7 @@ def choose_backend(wanted: BackendName, *, batched: bool) -> tuple[Chosen, str]:
     has_torch = hardware.has_package("torch")
     if wanted == "torch" and not has_torch:
         raise missing_package("torch", "train", "the torch backend")
-    if wanted == "cpu":
+    if wanted in MODES:
         kernels.inference_isa()  # raises where there is none
     if wanted != "auto":
         return wanted, "asked for"
@@ -294,15 +298,16 @@ def _has_kernels() -> bool:
     return hardware.isa_wish() != kernels.NONE and bool(kernels.inference_isas())
 
 
-def make_backend(name: Chosen, source: ModelSource) -> Backend:
+def make_backend(name: Chosen, source: ModelSource, threads: int | None = None) -> Backend:
     """The named backend with all of the model's weights read. Imports it.
 
-    Raises MachineError when memory does not suffice.
+    `threads` are the C++ kernels', one for each core unless given. Raises MachineError when memory
+    does not suffice.
     """
-    if name == "cpu":
+    if name in MODES:
         from puna.infer.backends.cpu_backend import CpuBackend
 
-        return CpuBackend(source)
+        return CpuBackend(source, mode=MODES[name], threads=threads)
     what = f"{source.path}, its weights in float32,"
     hardware.require_memory(needs(source.config).weight_bytes, what)
     # Copied where they lie in a mapped file: torch wants arrays that may be written to.

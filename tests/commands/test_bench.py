@@ -8,6 +8,7 @@ import pytest
 
 from puna import cli
 from puna.evaluate import bandwidth
+from puna.native import kernels
 from puna.weights.open_model import open_model
 
 LITTLE = ("--prompt", "16", "--tokens", "8", "--repeats", "3")
@@ -68,6 +69,14 @@ def test_without_a_probe_there_is_no_roofline(tiny_run, capsys, monkeypatch):
     assert "GB/s" not in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not kernels.inference_isas(), reason="no kernels were built here")
+def test_the_kernels_run_on_as_many_threads_as_asked(tiny_run, capsys):
+    assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "cpu-exact", "-t", "1"]) == 0
+    assert "threads: 1, exact" in capsys.readouterr().out
+    assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "cpu", "-t", "0"]) == 2
+    assert "--threads must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_mistakes_get_one_clear_error_before_anything_runs(tiny_run, tmp_path, capsys):
     for words, code, message in (
         ((tmp_path / "no",), 1, "should be a model's folder, file or name"),
@@ -75,6 +84,7 @@ def test_mistakes_get_one_clear_error_before_anything_runs(tiny_run, tmp_path, c
         ((tiny_run, "--tokens", "-1"), 2, "--tokens must be whole numbers from 0 on"),
         ((tiny_run, "--sequences", "0"), 2, "--sequences must be whole numbers from 1 on"),
         ((tiny_run, "--prompt", 0, "--tokens", 0), 2, "something to measure"),
+        ((tiny_run, *LITTLE, "--threads", 2), 2, "--threads is for the C++ kernels, numpy takes"),
         ((tiny_run, "--repeats", 0), 2, "--repeats of at least 1"),
         ((tiny_run, "--tokens", 8, "--depth", 60), 2, "pp512 @ d60 takes 572 positions"),
     ):

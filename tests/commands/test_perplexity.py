@@ -10,8 +10,11 @@ import pytest
 from tiny_model import TEXTS, random_arrays, tiny_config, write_run, write_tokenizer
 
 from puna import cli
+from puna.commands import model_arguments
+from puna.infer import engine
 from puna.infer.backends.base import Chunk
 from puna.infer.engine import load_engine
+from puna.native import kernels
 
 CONTEXT = 48
 TOLERANCE = 1e-5  # float32 logits of other matrix shapes
@@ -38,14 +41,14 @@ def other_run(tiny_run, tmp_path):
 
 def log_probabilities(folder, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Of all tokens [rows, vocabulary] and of the scored one [rows]: one plain pass a window."""
-    engine = load_engine(folder, "numpy")
-    engine.backend.reserve(2)
-    ids = engine.tokenizer.encode(text, bos=True)
+    model = load_engine(folder, "numpy")
+    model.backend.reserve(2)
+    ids = model.tokenizer.encode(text, bos=True)
     rows, targets = [], []
     for start in range(0, len(ids) - CONTEXT + 1, CONTEXT):
-        window = np.array([engine.tokenizer.bos_id, *ids[start + 1 : start + CONTEXT]])
+        window = np.array([model.tokenizer.bos_id, *ids[start + 1 : start + CONTEXT]])
         pages = np.arange(2, dtype=np.int32)
-        logits = engine.backend.step([Chunk(pages, 0, window, CONTEXT)]).astype(np.float64)
+        logits = model.backend.step([Chunk(pages, 0, window, CONTEXT)]).astype(np.float64)
         rows.append(logits[CONTEXT // 2 : -1])
         targets.append(window[CONTEXT // 2 + 1 :])
     logits, target = np.concatenate(rows), np.concatenate(targets)
@@ -101,14 +104,20 @@ def test_the_divergence_is_that_of_a_plain_formula(tiny_run, other_run, text, ca
     assert max(map(len, lines)) <= 80
 
 
-def test_backends_are_compared_on_one_model(tiny_run, text, capsys):
-    pytest.importorskip("torch")
+# Largest divergence of a token on the tiny model: float32 sums in another order; activations in
+# eight bits, keys and values in bfloat16 (measured 1e-12, 4e-13 and 0.003).
+@pytest.mark.parametrize(("backend", "most"), [("torch", 1e-8), ("cpu-float", 1e-8), ("cpu", 0.1)])
+def test_backends_are_compared_on_one_model(tiny_run, text, capsys, backend, most):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    elif not kernels.inference_isas():
+        pytest.skip("no kernels were built here")
     words = [tiny_run, "--text", text, "--context", CONTEXT, "--kl-against", tiny_run]
-    assert perplexity(*words, "--kl-backend", "torch", "--json") == 0
+    assert perplexity(*words, "--kl-backend", backend, "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["reference"]["backend"].startswith("torch")
-    assert 0 <= record["divergence"]["maximum"] < 1e-8
-    assert record["divergence"]["same_top"] > 0.99
+    assert record["reference"]["backend"] != record["backend"]
+    assert 0 <= record["divergence"]["maximum"] < most
+    assert record["divergence"]["same_top"] > (0.9 if backend == "cpu" else 0.99)
 
 
 def test_mistakes_get_one_clear_error(tiny_run, text, tmp_path, capsys):
@@ -125,6 +134,10 @@ def test_mistakes_get_one_clear_error(tiny_run, text, tmp_path, capsys):
     text.write_text("short", encoding="utf-8")
     assert perplexity(tiny_run, "--text", text, "--context", 64) == 1
     assert "a window of 64 tokens is wanted, the text has" in capsys.readouterr().err
+
+
+def test_the_command_offers_every_backend_there_is():
+    assert model_arguments.BACKENDS == engine.BACKENDS
 
 
 def test_models_of_other_tokenizers_are_not_compared(tiny_run, text, tmp_path, capsys):
