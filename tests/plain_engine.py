@@ -68,8 +68,10 @@ def plain_text(
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], made: Sequence[int]) -> str:
-    """The text of `made` after the prompt's."""
-    return tokenizer.decode([*prompt, *made]).removeprefix(tokenizer.decode(prompt))
+    """The text of `made` after the prompt's, with the rest of a character that the prompt began."""
+    stream = tokenizer.stream()
+    before = "".join(map(stream.push, prompt))
+    return tokenizer.decode([*prompt, *made]).removeprefix(before)
 
 
 def prompt_logprobs(

@@ -58,15 +58,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Talk until /quit or the end of the input."""
     params = sampling_params(arguments)
-    from puna.infer.engine import load_engine
+    from puna.infer.engine import EngineSettings, load_engine
 
     engine = load_engine(
         arguments.model,
         arguments.backend,
         which=arguments.which,
         tokenizer_path=arguments.tokenizer_path,
+        settings=EngineSettings(running=1),
     )
     introduce(engine, console)
+    console.say(engine.kept_context)
     chat = Chat(engine, params, console, arguments.system)
     console.say(CHAT_WELCOME if chat.answers else WELCOME)
     chat.talk(line_reader(console))

@@ -39,7 +39,7 @@ class WrittenText:
         """The ids of the text; where it leaves too little room for a reply, of its end, said."""
         tokenizer = self.engine.tokenizer
         ids = tokenizer.encode(self._with(line), bos=tokenizer.adds_bos)
-        context = self.engine.config.context_length
+        context = self.engine.context_length
         room = context - min(reply_tokens, context // 2)
         if len(ids) <= room:
             return ids
@@ -77,7 +77,7 @@ class Messages:
 
         Where they leave too little room for one, the oldest turns are left out, and that is said.
         """
-        context = self.engine.config.context_length
+        context = self.engine.context_length
         room = context - min(reply_tokens, context // 2)
         asked = {"role": "user", "content": line}
         for skipped in range(0, len(self._turns) + 1, 2):

@@ -41,15 +41,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Generate one text. Raises UsageError for a prompt that is missing or too long."""
     params = sampling_params(arguments)
     prompt = read_stdin() if arguments.prompt is None else arguments.prompt
-    from puna.infer.engine import load_engine
+    from puna.infer.engine import EngineSettings, load_engine
 
     engine = load_engine(
         model_of(arguments),
         arguments.backend,
         which=arguments.which,
         tokenizer_path=arguments.tokenizer_path,
+        settings=EngineSettings(running=1),
     )
     introduce(engine, console)
+    console.say(engine.kept_context)
     generation = engine.stream(prompt, params)
     try:
         for piece in generation:
@@ -88,9 +90,10 @@ def read_stdin() -> str:
 
 def result_record(prompt: str, result: GenerationResult) -> dict[str, Any]:
     """The outcome as plain values for --json."""
+    values = dataclasses.asdict(result)
     return {
         "prompt": prompt,
-        **dataclasses.asdict(result),
+        **{name: value for name, value in values.items() if value is not None},
         "finish_reason": result.finish_reason,
         "tokens_per_second": result.tokens_per_second,
     }
@@ -102,7 +105,7 @@ def summary(result: GenerationResult, engine: Engine) -> str:
         "eos": "the model ended the text",
         "stop string": "a stop text was reached",
         "max tokens": "--max-tokens was reached",
-        "context end": f"the model's context of {engine.config.context_length} tokens is full",
+        "context end": f"the model's context of {engine.context_length} tokens is full",
         "cancelled": "stopped",
     }
     seconds = human_duration(result.prefill_seconds + result.decode_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import deque
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
@@ -83,6 +84,9 @@ class Engine:
     notes: tuple[str, ...] = ()
     settings: EngineSettings = EngineSettings()
     _core: Core | None = field(default=None, init=False, repr=False)
+    _making: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocabulary_size > self.backend.vocabulary_size:
@@ -143,7 +147,7 @@ class Engine:
         params = params or SamplingParams()
         params.require_known_ids(self.tokenizer.vocabulary_size)
         ids = self._ids(prompt)
-        kept = min(self.config.context_length, self.core.scheduler.pool.count * PAGE_POSITIONS)
+        kept = self.context_length
         if len(ids) >= kept:
             room = f"the model's context of {kept}"
             if kept < self.config.context_length:
@@ -166,15 +170,21 @@ class Engine:
 
         Raises MachineError when memory does not suffice.
         """
-        if self._core is None:
-            limits = Limits(
-                step_rows=self.settings.step_rows,
-                running=self.settings.running,
-                unstretched_length=self.config.unstretched_length,
-                vocabulary_size=self.backend.vocabulary_size,
-            )
-            self._core = Core(self.backend, self._pages(), limits, self.settings.queue_limit)
-        return self._core
+        with self._making:
+            if self._core is None:
+                limits = Limits(
+                    step_rows=self.settings.step_rows,
+                    running=self.settings.running,
+                    unstretched_length=self.config.unstretched_length,
+                    vocabulary_size=self.backend.vocabulary_size,
+                )
+                self._core = Core(self.backend, self._pages(), limits, self.settings.queue_limit)
+            return self._core
+
+    @property
+    def context_length(self) -> int:
+        """How long a text may get with its prompt: the model's context, or what memory keeps."""
+        return min(self.config.context_length, self.core.scheduler.pool.count * PAGE_POSITIONS)
 
     @property
     def metrics(self) -> Metrics:
@@ -185,10 +195,11 @@ class Engine:
     def kept_context(self) -> str:
         """How much is kept of the texts under way, in words."""
         pages = self.core.scheduler.pool.count
-        return (
-            f"keys and values of {pages * PAGE_POSITIONS:,} tokens in "
-            f"{human_bytes(pages * self.backend.page_bytes)}"
-        )
+        size = human_bytes(pages * self.backend.page_bytes)
+        words = f"kept: keys and values of {pages * PAGE_POSITIONS:,} tokens, {size}"
+        if self.context_length < self.config.context_length:
+            words += f"; the model's context of {self.config.context_length:,} needs more memory"
+        return words
 
     def lend_backend(self) -> Backend:
         """The backend, for its pages to be used otherwise; what they hold is forgotten.

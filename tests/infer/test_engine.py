@@ -218,8 +218,12 @@ def test_pages_are_reserved_as_memory_allows(engine, monkeypatch):
         monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda free=free: free)
         assert fresh(engine).core.metrics.pages == pages
     assert fresh(engine, context_tokens=100).kept_context == (
-        "keys and values of 128 tokens in 32.0 KiB"
+        "kept: keys and values of 128 tokens, 32.0 KiB"
     )
+    assert fresh(engine, context_tokens=1).kept_context == (
+        "kept: keys and values of 32 tokens, 8.0 KiB; the model's context of 64 needs more memory"
+    )
+    assert fresh(engine, running=1).core.metrics.pages == 2
     monkeypatch.setattr("puna.hardware.memory_available_bytes", lambda: 5_000)
     with pytest.raises(MachineError, match=r"room for 32 tokens, .* needs 8\.0 KiB of memory"):
         fresh(engine).stream("a")
