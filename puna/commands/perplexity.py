@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from puna.infer.backends.base import IdArray
     from puna.infer.engine import Engine
 
-CONTEXT = 512
+CONTEXT = ROWS = 512
 SHORTEST_CONTEXT = 4  # below it the second half predicts nothing
 
 
@@ -46,6 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--chunks", type=int, metavar="N", help="score the first N windows; without it all"
     )
     parser.add_argument(
+        "--rows",
+        type=int,
+        default=ROWS,
+        metavar="N",
+        help="tokens that make a step; 1 computes each as decoding does",
+    )
+    parser.add_argument(
         "--kl-against", metavar="MODEL", help="the reference that MODEL is compared with"
     )
     parser.add_argument(
@@ -55,8 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Score the text and print. Raises UsageError, DataError, CheckpointError, TokenizerError."""
-    if arguments.chunks is not None and arguments.chunks < 1:
-        raise UsageError(f"--chunks must be at least 1, got {arguments.chunks}")
+    for name in ("chunks", "rows"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}")
     from puna.evaluate.window_perplexity import read_text, text_windows
     from puna.infer.backends.base import pages_for
 
@@ -77,15 +86,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     began = time.perf_counter()
     windows = windows[: arguments.chunks]
     scores = (
-        perplexity(engine, windows, console)
+        perplexity(engine, windows, arguments.rows, console)
         if reference is None
-        else divergence(engine, reference, windows, console)
+        else divergence((engine, reference), windows, arguments.rows, console)
     )
     record = {
         "model": str(engine.checkpoint),
         "backend": engine.backend.name,
         "text": str(arguments.text),
         "context_length": arguments.context,
+        "rows": arguments.rows,
         "windows": len(windows),
         **scores,
         "seconds": time.perf_counter() - began,
@@ -118,7 +128,7 @@ def require_context(context_length: int, engine: Engine) -> None:
         )
 
 
-def perplexity(engine: Engine, windows: IdArray, console: Console) -> dict[str, Any]:
+def perplexity(engine: Engine, windows: IdArray, rows: int, console: Console) -> dict[str, Any]:
     """The estimate over all windows, as plain values; the running one beside the bar."""
     import numpy as np
 
@@ -127,22 +137,23 @@ def perplexity(engine: Engine, windows: IdArray, console: Console) -> dict[str, 
     nats = []
     with console.progress(windows.size, "perplexity", "tokens") as bar:
         for window in windows:
-            nats.append(scored_nats(engine.backend, window))
+            nats.append(scored_nats(engine.backend, window, rows))
             bar.set_postfix_str(f"{estimate(np.concatenate(nats)).perplexity:.4f}", refresh=False)
             bar.update(len(window))
     return asdict(estimate(np.concatenate(nats)))
 
 
 def divergence(
-    engine: Engine, reference: Engine, windows: IdArray, console: Console
+    engines: tuple[Engine, Engine], windows: IdArray, rows: int, console: Console
 ) -> dict[str, Any]:
     """The model's estimate and its divergence from the reference, as plain values."""
     from puna.evaluate.divergence import compare, joined, summarised
 
+    engine, reference = engines
     parts = []
     with console.progress(windows.size, "divergence", "tokens") as bar:
         for window in windows:
-            parts.append(compare(engine.backend, reference.backend, window))
+            parts.append(compare(engine.backend, reference.backend, window, rows))
             bar.set_postfix_str(f"{summarised(joined(parts)).mean:.2e}", refresh=False)
             bar.update(len(window))
     record = asdict(summarised(joined(parts)))

@@ -74,12 +74,15 @@ def require_comparable(model: Backend, reference: Backend, ids: IdArray, others:
         )
 
 
-def compare(model: Backend, reference: Backend, window: IdArray) -> Comparison:
+def compare(
+    model: Backend, reference: Backend, window: IdArray, rows: int = ROWS_AT_ONCE
+) -> Comparison:
     """Both models on the second half of one window; at most 64 MiB of logits of each at a time.
 
-    Both need pages for a window. Raises CheckpointError for logits that are not finite.
+    At most `rows` tokens make a step. Both need pages for a window. Raises CheckpointError for
+    logits that are not finite.
     """
-    rows = max(1, min(ROWS_AT_ONCE, LOGITS_AT_ONCE // model.vocabulary_size))
+    rows = max(1, min(rows, LOGITS_AT_ONCE // model.vocabulary_size))
     parts = []
     for chunk, targets in window_chunks(window, rows):
         logits, reference_logits = model.step([chunk]), reference.step([chunk])

@@ -26,7 +26,7 @@ from puna.tokens.tokenizer import Tokenizer
 Values = npt.NDArray[np.float64]
 
 SHORTEST_CONTEXT = 4  # below it the second half predicts nothing
-ROWS_AT_ONCE = 512  # bounds what a backend keeps of one step
+ROWS_AT_ONCE = 512  # tokens of a step: bounds what a backend keeps of one
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,13 @@ def window_chunks(window: IdArray, rows: int) -> Iterator[tuple[Chunk, IdArray]]
         )
 
 
-def scored_nats(backend: Backend, window: IdArray) -> Values:
+def scored_nats(backend: Backend, window: IdArray, rows: int = ROWS_AT_ONCE) -> Values:
     """Nats that each token of the window's second half takes [context / 2 - 1, rounded up].
 
-    The backend needs pages for a window. Raises CheckpointError for scores that are not finite.
+    `rows` tokens make a step. The backend needs pages for a window. Raises CheckpointError for
+    scores that are not finite.
     """
-    chunks = window_chunks(window, ROWS_AT_ONCE)
+    chunks = window_chunks(window, rows)
     return require_finite(-np.concatenate([backend.score([one], ids) for one, ids in chunks]))
 
 

@@ -13,6 +13,7 @@ from puna import cli
 from puna.commands import model_arguments
 from puna.infer import engine
 from puna.infer.backends.base import Chunk
+from puna.infer.backends.numpy_backend import NumpyBackend
 from puna.infer.engine import load_engine
 from puna.native import kernels
 
@@ -66,6 +67,24 @@ def test_the_number_is_that_of_a_plain_formula(tiny_run, text, capsys):
     error = wanted * scored.std(ddof=1) / math.sqrt(len(scored))
     assert record["standard_error"] == pytest.approx(error, rel=TOLERANCE)
     assert (record["backend"], record["context_length"]) == ("NumPy twin", CONTEXT)
+
+
+def test_tokens_may_be_computed_one_by_one_as_in_decoding(tiny_run, text, capsys, monkeypatch):
+    words = [tiny_run, "--text", text, "--context", CONTEXT, "--chunks", 2, "--json"]
+    assert perplexity(*words) == 0
+    together = json.loads(capsys.readouterr().out)
+    rows = []
+    real = NumpyBackend.score
+
+    def score(self, chunks, targets):
+        rows.extend(len(chunk.ids) for chunk in chunks)
+        return real(self, chunks, targets)
+
+    monkeypatch.setattr(NumpyBackend, "score", score)
+    assert perplexity(*words, "--rows", 1) == 0
+    assert rows == [1] * 2 * (CONTEXT - 1)
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["perplexity"] == pytest.approx(together["perplexity"], rel=TOLERANCE)
 
 
 def test_people_get_a_few_lines(tiny_run, text, capsys):
@@ -127,6 +146,7 @@ def test_mistakes_get_one_clear_error(tiny_run, text, tmp_path, capsys):
         ((tiny_run, "--text", text), 2, "--context must be 4 to the model's 64, got 512"),
         ((tiny_run, "--text", text, "--context", 3), 2, "--context must be 4 to"),
         ((tiny_run, "--text", text, "--chunks", 0), 2, "--chunks must be at least 1, got 0"),
+        ((tiny_run, "--text", text, "--rows", 0), 2, "--rows must be at least 1, got 0"),
         ((tiny_run,), 2, "--text"),
     ):
         assert perplexity(*words) == code
