@@ -141,7 +141,10 @@ def _build(kind: type, table: Any, where: str, prefix: str) -> Any:
     values = {
         key: _convert(hints[key], value, where, f"{prefix}{key}") for key, value in table.items()
     }
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _meant(key: str, hints: Mapping[str, Any], prefix: str) -> str:

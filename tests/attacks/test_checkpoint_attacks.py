@@ -64,6 +64,13 @@ def test_a_bent_file_with_the_right_hash_ends_well(name: str, checkpoint: Path):
     assert attack(checkpoint, name, bent(content, name, QUICK_FLIPS, 1)) < 2 * QUICK_FLIPS
 
 
+def test_a_shape_that_is_none_names_the_recipe(checkpoint: Path):
+    content = (checkpoint / "recipe.toml").read_bytes()
+    assert attack(checkpoint, "recipe.toml", [content.replace(b"heads = 2", b"heads = 3")]) == 0
+    with pytest.raises(PunaError, match=r"recipe\.toml: model\.dim must be heads times"):
+        load(checkpoint)
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("part", range(10))
 @pytest.mark.parametrize("name", NAMES)
