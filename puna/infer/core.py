@@ -107,21 +107,19 @@ class Core:
     def step(self) -> bool:
         """Run one step for all texts; whether there was any to run.
 
-        What fails ends the texts concerned, each with the `error`.
+        What the backend raises ends the texts that run, each with the `error`.
         """
         with self._stepping:
             began = time.perf_counter()
             self._sweep()
-            works = self.scheduler.plan()
-            if not works:
-                assert not self.scheduler.running
+            if not self.scheduler.running and not self.scheduler.waiting:
                 return False
             try:
-                done = self._run(works)
-            except Exception as error:  # the backend's: none of these texts can go on
-                for work in works:
-                    work.sequence.error = error
-                done = [work.sequence for work in works]
+                done = self._run(self.scheduler.plan())
+            except Exception as error:
+                done = list(self.scheduler.running)
+                for sequence in done:
+                    sequence.error = error
             seconds = time.perf_counter() - began
             self._counts["steps"] += 1
             for sequence in done:
@@ -131,6 +129,7 @@ class Core:
 
     def _run(self, works: list[Work]) -> list[Sequence]:
         """One call of the backend, and what each sequence makes of its rows."""
+        assert works, "of what runs, the oldest can always go on"
         chunks = [work.sequence.chunk(work.rows, work.drafts) for work in works]
         size = self.scheduler.limits.vocabulary_size
         is_plain = all(work.sequence.takes_likeliest(size) for work in works)
@@ -164,7 +163,10 @@ class Core:
         while self._inbox:
             self.scheduler.add(self._inbox.popleft())
         everyone = (*self.scheduler.running, *self.scheduler.waiting)
-        for sequence in [one for one in everyone if one.is_cancelled]:
+        for sequence in [one for one in everyone if one.is_cancelled or one.is_over]:
+            if sequence.is_over:  # Ctrl-C came before it was settled
+                self._settle(sequence)
+                continue
             sequence.ended_by = "cancelled"
             self.scheduler.remove(sequence)
             self._counts["cancelled"] += 1

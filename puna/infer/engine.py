@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from collections import deque
@@ -16,7 +17,7 @@ import numpy as np
 from puna import hardware
 from puna.config import nearest
 from puna.console import human_bytes
-from puna.errors import CheckpointError, ConfigError, UsageError, missing_package
+from puna.errors import BusyError, CheckpointError, ConfigError, UsageError, missing_package
 from puna.infer.backends.base import PAGE_POSITIONS, Backend, pages_for
 from puna.infer.core import Core, Metrics
 from puna.infer.generation import Generation
@@ -115,11 +116,11 @@ class Engine:
                 f"params for each of {len(asked)} prompts are wanted, found {len(settings)}"
             )
         requests = [self.prepare(*pair) for pair in zip(asked, settings, strict=True)]
-        waiting, everything = deque(requests), [one for request in requests for one in request]
+        everything = [one for request in requests for one in request]
+        waiting = deque(everything)
         try:
             while not all(one.is_over for one in everything):
-                while waiting and len(waiting[0]) <= max(self.core.room(), 0):
-                    self.core.submit(waiting.popleft())
+                self._submit_some(waiting)
                 self.core.step()
         finally:
             self.core.cancel([one for one in everything if not one.is_over])
@@ -210,6 +211,13 @@ class Engine:
             raise UsageError("the engine's texts must end before its backend is used otherwise")
         self._core = None
         return self.backend
+
+    def _submit_some(self, waiting: deque[Sequence]) -> None:
+        """As many of them as the queue has room for."""
+        with contextlib.suppress(BusyError):
+            while waiting:
+                self.core.submit([waiting[0]])
+                waiting.popleft()
 
     def _pages(self) -> int:
         """As set; else for some contexts in an eighth of the free memory, but for one in a half."""

@@ -21,18 +21,20 @@ class Generation(Iterator[str]):
         self._core = core
         self._sequence = sequence
         self._pieces = pieces  # which the sequence appends to
+        self._has_ended = False
 
     def __next__(self) -> str:
-        while True:
-            while self._pieces:
-                piece = self._pieces.popleft()
-                if piece.text:
-                    return piece.text
-            if self._sequence.error is not None:
-                raise self._sequence.error
-            if self._sequence.ended_by is not None:
-                raise StopIteration
-            self._core.step()
+        while self._pieces or not self._has_ended:
+            if not self._pieces:
+                self._core.step()
+                continue
+            piece = self._pieces.popleft()
+            self._has_ended = piece.result is not None or piece.error is not None
+            if piece.error is not None:
+                raise piece.error
+            if piece.text:
+                return piece.text
+        raise StopIteration
 
     def cancel(self) -> None:
         """End here; the text so far stays in `result`."""

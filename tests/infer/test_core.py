@@ -207,8 +207,8 @@ def test_a_full_queue_is_an_error_of_its_own_and_generate_waits_for_room():
     next(streams[0])  # they run now, and wait no more
     with pytest.raises(BusyError, match="2 are free and 3 were asked for"):
         engine.core.submit(engine.prepare([5], replace(GREEDY, n=3)))
-    results = engine.generate([[n] for n in range(5, 15)], GREEDY)
-    assert len(results) == 10
+    results = engine.generate([[n] for n in range(5, 15)], replace(GREEDY, n=3))
+    assert len(results) == 30
 
 
 def test_one_text_with_broken_logits_fails_alone():
@@ -235,6 +235,24 @@ def test_a_backend_that_fails_ends_the_texts_of_that_step_and_no_later_one(monke
             next(stream)
     check_pages(engine)
     assert engine.generate([5, 6], GREEDY)[0].ended_by == "max tokens"
+
+
+def test_ctrl_c_between_a_step_and_its_end_loses_nothing(monkeypatch):
+    engine = make()
+    params = [replace(GREEDY, max_tokens=tokens) for tokens in (2, 9)]
+    streams = [engine.stream([n], one) for n, one in zip((5, 6), params, strict=True)]
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.core.scheduler, "settle", interrupted)
+        for _step in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                engine.core.step()
+    for number, stream in enumerate(streams):
+        assert "".join(stream) == wanted_text(engine, [5 + number], params[number]).text
+    check_pages(engine)
+
+
+def interrupted(sequence) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_text_nobody_reads_any_more_is_let_go():
