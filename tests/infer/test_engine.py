@@ -242,3 +242,28 @@ def test_a_text_is_no_longer_than_what_is_kept_and_that_is_said(engine):
 def test_settings_out_of_range_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} should be at least 1, got 0"):
         EngineSettings(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["numpy", "cpu-exact"])
+def test_a_real_model_gives_the_same_texts_alone_and_together(tiny_run, engine, tmp_path, name):
+    """NumPy's sums differ in the last place by the batch (in these texts none decides); `exact`
+    gives the same bits."""
+    if name == "cpu-exact" and not kernels.inference_isas():
+        pytest.skip(f"there are no C++ kernels: {kernels.missing_reason()}")
+    config = tiny_config(context_length=256)
+    run = write_run(tmp_path, engine.tokenizer.path, config, random_arrays(config))
+    small = load_engine(run, name, settings=EngineSettings(288, 64, 5))
+    shared = "The llama lives on the high grassland of the Andes. " * 2
+    prompts = [f"{shared}{n}" for n in range(4)] + ["In 1532", "Un río"]
+    random = SamplingParams(max_tokens=40, temperature=1, ignore_eos=True, logprobs=2)
+    params = [replace(random, seed=n, draft_tokens=n % 3) for n in range(6)]
+    together = small.generate(prompts, params)
+    assert small.metrics.preemptions > 0
+    assert sum(result.cached_tokens for result in together) >= 3 * 32
+    for prompt, setting, result in zip(prompts, params, together, strict=True):
+        (alone,) = replace(small, settings=EngineSettings(288)).generate(
+            prompt, replace(setting, draft_tokens=0)
+        )
+        assert (alone.text, alone.ids) == (result.text, result.ids)
+        if name == "cpu-exact":
+            assert alone.logprobs == result.logprobs
