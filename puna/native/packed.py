@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from puna.errors import CheckpointError
 from puna.native import kernels
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,15 +38,26 @@ def packed_size(dtype: str, outputs: int, inputs: int) -> int | None:
     return extension.packed_bytes(number, outputs, inputs) if number >= 0 else None
 
 
-def pack(dtype: str, rows: Bytes, inputs: int, out: Bytes, threads: int) -> PackedMatrix:
-    """Pack rows [outputs, bytes] of a GGUF type, as a file holds them, into `out`; no rounding."""
+def pack(
+    dtype: str, rows: Bytes, inputs: int, out: Bytes, threads: int, *, where: str = "a matrix"
+) -> PackedMatrix:
+    """Pack rows [outputs, bytes] of a GGUF type, as a file holds them, into `out`; no rounding.
+
+    Raises CheckpointError, which names it as `where`, when a number in it is not finite.
+    """
     extension = kernels.extension()
     number = extension.packed_format(dtype)
     outputs = len(rows)
     tiles = -(-outputs // GROUP) * 2
 
     def part(span: tuple[int, int]) -> None:
-        extension.pack(dtype, rows, inputs, out, *span)
+        try:
+            extension.pack(dtype, rows, inputs, out, *span)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{where} should hold weights: {error}",
+                hint="the weights are damaged, or overflowed when written; get them again",
+            ) from error
 
     if outputs * inputs < 1 << 20:
         part((0, tiles))

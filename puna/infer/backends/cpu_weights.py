@@ -89,7 +89,9 @@ def pack_weights(source: ModelSource, threads: int) -> PackedWeights:
     for name, place in places.items():
         out = memory[place.offset : place.offset + place.nbytes]
         rows = stored_rows(source, name, place)
-        matrices[name] = pack(place.dtype, rows, place.inputs, out, threads)
+        matrices[name] = pack(
+            place.dtype, rows, place.inputs, out, threads, where=f"{source.path}: {name}"
+        )
     return PackedWeights(memory, matrices, read_norms(source), unpacked_notes(source, places))
 
 

@@ -192,8 +192,13 @@ void pack(const std::string& type, Array<const uint8_t, 2> rows, int64_t inputs,
           "packed has not as many bytes as the format takes");
   const Matrix shape{nullptr, outputs, inputs, format};
   require(0 <= first && first <= last && last <= tiles_of(shape), "tiles are out of range");
-  const nb::gil_scoped_release released;
-  pack_tiles(type, rows.data(), shape, first, last, reinterpret_cast<char*>(packed.data()));
+  bool finite = true;
+  {
+    const nb::gil_scoped_release released;
+    finite = pack_tiles(type, rows.data(), shape, first, last,
+                        reinterpret_cast<char*>(packed.data()));
+  }
+  require(finite, "some numbers or scales are NaN or infinite");
 }
 
 }  // namespace

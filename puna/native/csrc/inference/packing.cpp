@@ -17,7 +17,7 @@ using Unpack = void (*)(const uint8_t* block, int64_t group, Group& out);
 float half_at(const uint8_t* at) {
   uint16_t bits;
   memcpy(&bits, at, 2);
-  return half_to_float(bits);
+  return (bits & 0x7C00) == 0x7C00 ? NAN : half_to_float(bits);
 }
 
 void take_nibbles(const uint8_t* nibbles, Group& out) {
@@ -183,24 +183,40 @@ void put_group(const Group& group, int lane, char* block) {
   }
 }
 
+bool is_finite(const Group& group) {
+  const float all = group.scales[0] + group.scales[1] + group.minima[0] + group.minima[1];
+  return all - all == 0;
+}
+
 template <class Kind>
-void pack_tile(const Type& type, const uint8_t* rows, const Matrix& shape, int64_t tile,
+bool pack_tile(const Type& type, const uint8_t* rows, const Matrix& shape, int64_t tile,
                char* packed) {
   const int64_t row_bytes = shape.inputs / type.values * type.bytes, per_block = type.values / 32;
+  bool finite = true;
   for (int64_t number = 0; number < groups_of(shape); ++number, packed += Kind::BLOCK) {
     memset(packed, 0, Kind::BLOCK);
     for (int lane = 0; lane < 16 && tile * 16 + lane < shape.outputs; ++lane) {
       Group group{};
       const uint8_t* row = rows + (tile * 16 + lane) * row_bytes;
       type.unpack(row + number / per_block * type.bytes, number % per_block, group);
+      finite = finite && is_finite(group);
       put_group<Kind>(group, lane, packed);
     }
   }
+  return finite;
 }
 
-void pack_plain_tile(const Type& type, const uint8_t* rows, const Matrix& shape, int64_t tile,
+// Of float32, float16 or bfloat16: whether the bits of its exponent are not all ones.
+bool is_finite(const Type& type, const uint8_t* at) {
+  const uint32_t upper = at[type.bytes - 1] << 8 | at[type.bytes - 2];
+  const uint32_t exponent = type.format == F16 ? 0x7C00 : 0x7F80;
+  return (upper & exponent) != exponent;
+}
+
+bool pack_plain_tile(const Type& type, const uint8_t* rows, const Matrix& shape, int64_t tile,
                      char* packed) {
   const int64_t size = type.bytes, block = 512 * size;
+  bool finite = true;
   memset(packed, 0, groups_of(shape) * block);
   for (int lane = 0; lane < 16 && tile * 16 + lane < shape.outputs; ++lane) {
     const uint8_t* row = rows + (tile * 16 + lane) * shape.inputs * size;
@@ -208,8 +224,10 @@ void pack_plain_tile(const Type& type, const uint8_t* rows, const Matrix& shape,
       const int64_t place = type.format == BF16 ? i % 32 / 2 * 32 + 2 * lane + i % 2
                                                 : i % 32 * 16 + lane;
       memcpy(packed + i / 32 * block + place * size, row + i * size, size);
+      finite = finite && is_finite(type, row + i * size);
     }
   }
+  return finite;
 }
 
 }  // namespace
@@ -228,17 +246,20 @@ int64_t packed_bytes(int32_t format, int64_t outputs, int64_t inputs) {
   return padded(outputs) / 16 * padded(inputs) / GROUP * block_bytes(format);
 }
 
-void pack_tiles(const std::string& name, const uint8_t* rows, const Matrix& shape, int64_t first,
+bool pack_tiles(const std::string& name, const uint8_t* rows, const Matrix& shape, int64_t first,
                 int64_t last, char* packed) {
   const Type& type = *type_named(name);
+  bool finite = true;
   with_format(type.format, [&](auto kind) {
     using Kind = decltype(kind);
     const int64_t tile_bytes = groups_of(shape) * Kind::BLOCK;
     for (int64_t tile = first; tile < last; ++tile) {
+      char* at = packed + tile * tile_bytes;
       if constexpr (Kind::IS_PLAIN)
-        pack_plain_tile(type, rows, shape, tile, packed + tile * tile_bytes);
+        finite = pack_plain_tile(type, rows, shape, tile, at) && finite;
       else
-        pack_tile<Kind>(type, rows, shape, tile, packed + tile * tile_bytes);
+        finite = pack_tile<Kind>(type, rows, shape, tile, at) && finite;
     }
   });
+  return finite;
 }

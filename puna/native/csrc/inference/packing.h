@@ -14,6 +14,7 @@ int32_t format_of(const std::string& type);
 int64_t bytes_of_row(const std::string& type, int64_t inputs);
 int64_t packed_bytes(int32_t format, int64_t outputs, int64_t inputs);
 
-// Rows [outputs, bytes_of_row] -> tiles `first` .. `last` - 1 of `packed`.
-void pack_tiles(const std::string& type, const uint8_t* rows, const Matrix& shape, int64_t first,
+// Rows [outputs, bytes_of_row] -> tiles `first` .. `last` - 1 of `packed`. False where a number or
+// a scale is not finite: a product of int8 activations would make it a number like any other.
+bool pack_tiles(const std::string& type, const uint8_t* rows, const Matrix& shape, int64_t first,
                 int64_t last, char* packed);
