@@ -10,7 +10,7 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-kill test-fuzz test-sanitize wheel bench docs clean
+.PHONY: help demo test test-kill test-fuzz test-sanitize test-valgrind test-arm wheel bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,16 +39,29 @@ test-fuzz:  ## 100,000 random flips for every parser of a file that may be hosti
 	$(BIN)/python -m pytest -m fuzz --collect-only -q tests/attacks | grep :: | \
 	  $(FUZZ_ENV) xargs -P $(JOBS) -n 8 $(BIN)/python -m pytest -q -m fuzz
 
-SANITIZE = $(CXX) -std=c++17 -O1 -g -DHAS_AMX_BUILD -Ipuna/native/csrc -fno-sanitize-recover=all
-test-sanitize:  ## the C++ kernels under the sanitizers of g++ (on a processor with AMX)
-	@mkdir -p build
+CHECKS = build/checks
+BUILD_CHECKS = mkdir -p $(CHECKS) && sh tools/build_checks.sh
+SANITIZE = $(CXX) -O1 -Wno-uninitialized -Wno-maybe-uninitialized -fno-sanitize-recover=all
+test-sanitize:  ## the C++ kernels under the sanitizers of g++ (every build that runs here)
 	for kind in address,undefined thread; do \
-	  $(SANITIZE) -fsanitize=$$kind -march=sapphirerapids \
-	    -c puna/native/csrc/amx.cpp -o build/sanitized.o && \
-	  $(SANITIZE) -fsanitize=$$kind tools/sanitize_kernels.cpp puna/native/csrc/team.cpp \
-	    puna/native/csrc/isa.cpp build/sanitized.o -pthread -o build/sanitize && \
-	  build/sanitize || exit 1; \
+	  for part in kernels inference; do \
+	    $(BUILD_CHECKS) tools/sanitize_$$part.cpp $(CHECKS)/sanitize "amx avx512 avx2 portable" \
+	      $(SANITIZE) -fsanitize=$$kind && $(CHECKS)/sanitize || exit 1; \
+	  done; \
 	done
+
+test-valgrind:  ## the inference engine under Valgrind, which knows no AVX-512 (a quarter of an hour)
+	$(BUILD_CHECKS) tools/sanitize_inference.cpp $(CHECKS)/valgrind "avx2 portable" $(CXX) -O1
+	for isa in avx2 portable; do \
+	  valgrind -q --error-exitcode=1 $(CHECKS)/valgrind $$isa || exit 1; \
+	done
+
+ARM ?= aarch64-linux-gnu-g++ -static
+test-arm:  ## the inference engine for Arm under qemu-aarch64: AVX2's bits, since both have fma
+	$(BUILD_CHECKS) tools/sanitize_inference.cpp $(CHECKS)/x86 "avx2 portable" $(CXX) -O2
+	$(BUILD_CHECKS) tools/sanitize_inference.cpp $(CHECKS)/arm portable $(ARM) -O2
+	$(CHECKS)/x86 avx2 > $(CHECKS)/x86.txt
+	qemu-aarch64 $(CHECKS)/arm portable | diff $(CHECKS)/x86.txt -
 
 wheel:  ## build dist/puna-*.whl
 	@$(SETUP) dev

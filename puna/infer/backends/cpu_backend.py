@@ -49,6 +49,7 @@ class CpuBackend:
             self.isa, self.threads, MODES.index(mode), *_arguments(self.config, self.weights)
         )
         self.page_bytes: int = self._engine.page_bytes
+        self._pages = 0
         self._turns = numpy_llama.Turns(numpy_shape(self.config))
 
     @property
@@ -59,9 +60,11 @@ class CpuBackend:
     def reserve(self, pages: int) -> None:
         """Have that many pages; see Backend.reserve."""
         what = f"room for {pages * PAGE_POSITIONS} tokens, their keys and values,"
+        self._pages = 0
         self._engine.reserve(0)
         hardware.require_memory(pages * self.page_bytes, what)
         self._engine.reserve(pages)
+        self._pages = pages
 
     def step(self, chunks: Sequence[Chunk]) -> FloatArray:
         """Logits [sum of wanted_rows, vocabulary]; see Backend.step."""
@@ -127,15 +130,22 @@ class CpuBackend:
     def _check(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             end = chunk.start + len(chunk.ids)
-            room = min(self.config.context_length, len(chunk.pages) * PAGE_POSITIONS)
-            if end > room:
-                raise UsageError(f"positions up to {end} were asked for, there is room for {room}")
+            if end > self.config.context_length:
+                raise UsageError(
+                    f"positions up to {end} were asked for, there is room for "
+                    f"{self.config.context_length}"
+                )
+            pages, needed = chunk.pages, pages_for(end)
+            if len(pages) < needed or not ((pages >= 0) & (pages < self._pages)).all():
+                raise UsageError(
+                    f"positions up to {end} need {needed} of the {self._pages} reserved pages, "
+                    f"got {pages.tolist()}"
+                )
             low, high = int(chunk.ids.min()), int(chunk.ids.max())
             if not 0 <= low <= high < self.vocabulary_size:
                 raise UsageError(
                     f"token ids must lie in 0 .. {self.vocabulary_size - 1}, got {low} .. {high}"
                 )
-            assert pages_for(end) <= len(chunk.pages)
 
 
 def _joined(parts: Sequence[npt.NDArray[np.generic]], dtype: type) -> npt.NDArray[np.generic]:

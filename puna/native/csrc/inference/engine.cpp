@@ -30,7 +30,8 @@ struct Division {
 
   Division(const Model& model, const std::vector<Span>& spans, int64_t rows, bool has_tiles)
       : span_of_row(rows), partial_of_row(rows, -1) {
-    for (size_t i = 0; i < spans.size(); ++i) add(model, spans[i], static_cast<int32_t>(i), has_tiles);
+    for (size_t i = 0; i < spans.size(); ++i)
+      add(model, spans[i], static_cast<int32_t>(i), has_tiles);
   }
 
  private:

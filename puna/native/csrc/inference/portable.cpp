@@ -2,5 +2,5 @@
 #include "builds.h"
 #include "forward.h"
 
-extern "C" const InferenceKernels inference_portable = {"portable", HAS_TILES, forward_sizes, forward,
-                                                   read_all};
+extern "C" const InferenceKernels inference_portable = {"portable", HAS_TILES, forward_sizes,
+                                                        forward, read_all};
