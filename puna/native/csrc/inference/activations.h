@@ -24,9 +24,8 @@ struct Activations {
     const int64_t place = at(row, group);
     if (bytes) quantise(place, row, group, low, high);
     if (floats) {
-      store(floats + place * 32, low);
-      store(floats + place * 32 + 16, high);
-      if (is_rounded) round_to_bf16(floats + place * 32);
+      store(floats + place * 32, is_rounded ? rounded_bf16(low) : low);
+      store(floats + place * 32 + 16, is_rounded ? rounded_bf16(high) : high);
     }
     if (tiles) {
       uint16_t* to = tiles + ((row / 16 * groups + group) * 16 + row % 16) * 32;
@@ -47,10 +46,6 @@ struct Activations {
     int32_t* both = sums + (row / block * groups + group) * 2 * block + row % block;
     both[0] = byte_sum(to);
     both[block] = byte_sum(to + 16);
-  }
-
-  static void round_to_bf16(float* values) {
-    for (int i = 0; i < 32; ++i) values[i] = from_bf16(to_bf16(values[i]));
   }
 };
 

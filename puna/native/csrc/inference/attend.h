@@ -35,19 +35,23 @@ struct Partial {
   }
 };
 
+// Scores of a page's positions from `visible` on count for nothing.
+inline void hide(int64_t visible, Floats& low, Floats& high) {
+  low = first(visible, low, all(-INFINITY));
+  high = first(visible - LANES, high, all(-INFINITY));
+}
+
 // Scores of a page's 32 positions -> weights in `weights` [32]; returns what the results so far are
 // to be multiplied by. The query sees the first `visible` positions.
 template <class Value>
-inline float weigh(Floats low, Floats high, int64_t visible, Partial& state, float* weights) {
-  low = first(visible, low, all(-INFINITY));
-  high = first(visible - LANES, high, all(-INFINITY));
+inline float weigh(Floats low, Floats high, int64_t visible, Partial& state, Floats* weights) {
+  hide(visible, low, high);
   const float here = greatest(larger(low, high));
   const float most = here > state.most ? here : state.most;
-  const float before = exp2_of(state.most - most);
+  const float before = most == state.most ? 1.f : exp2_of(state.most - most);
   low = Stored<Value>::round(exp2_of(low - all(most)));
   high = Stored<Value>::round(exp2_of(high - all(most)));
-  store(weights, low);
-  store(weights + LANES, high);
+  weights[0] = low, weights[1] = high;
   state.total = fma(state.total, before, sum(low + high));
   state.most = most;
   return before;
@@ -114,9 +118,13 @@ inline void attend(const Model& model, int64_t layer, int64_t kv_head, const int
     score_page<Value, COUNT>(page, width, queries, scores);
     alignas(64) float weights[COUNT][PAGE];
     float before[COUNT];
-    for (int i = 0; i < COUNT; ++i)
+    for (int i = 0; i < COUNT; ++i) {
+      Floats both[2];
       before[i] = weigh<Value>(scores[i][0], scores[i][1], queries[i].position + 1 - number * PAGE,
-                               states[i], weights[i]);
+                               states[i], both);
+      store(weights[i], both[0]);
+      store(weights[i] + LANES, both[1]);
+    }
     mix_page<Value, COUNT>(page, width, weights, before, states);
   }
 }

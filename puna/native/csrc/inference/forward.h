@@ -23,18 +23,21 @@ constexpr bool HAS_TILES = true;
 #else
 constexpr bool HAS_TILES = false;
 #endif
-constexpr int64_t TILE_ROWS = 24;   // from so many rows on tiles are faster than vectors
+constexpr int64_t TILE_ROWS = 9;    // from so many rows on tiles are faster than vectors
+constexpr int64_t FAST_ROWS = 64;   // ... and tiles of bfloat16 faster than those of int8
 
 inline int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Both kinds of tiles give what vectors give but for quantised and other plain weights in bfloat16.
 inline bool uses_tiles(const Model& model, const Matrix& m, int64_t rows) {
-  if (!HAS_TILES || rows < TILE_ROWS || model.mode == WHOLE) return false;
-  return model.mode == FAST || m.format == BF16;
+  if (!HAS_TILES || model.mode == WHOLE) return false;
+  if (m.format == BF16) return rows >= TILE_ROWS;
+  return model.mode == FAST && rows >= FAST_ROWS;
 }
 inline bool uses_byte_tiles(const Model& model, const Matrix& m, int64_t rows) {
-  return HAS_TILES && rows >= TILE_ROWS && model.mode == EXACT && m.format >= BYTES &&
-         m.format != BYTES_HALVES && m.format != BYTES_HALVES_MIN;
+  return HAS_TILES && rows >= TILE_ROWS && model.mode != WHOLE && !uses_tiles(model, m, rows) &&
+         m.format >= BYTES && m.format != BYTES_HALVES && m.format != BYTES_HALVES_MIN;
 }
 
 inline Forms forms_for(const Model& model, const Matrix& m, int64_t rows) {
@@ -285,12 +288,11 @@ class Forward {
       const int64_t first = span.first_row + part * BLOCK_ROWS;
       const int64_t rows = smaller_of(BLOCK_ROWS, span.first_row + span.rows - first);
       Query queries[BLOCK_ROWS];
-      Partial states[BLOCK_ROWS];
       for (int64_t i = 0; i < rows; ++i) queries[i] = {query(first + i, head), position(first + i)};
-      attend_block(model_, layer, head / group(), span.pages,
-                   position(first + rows - 1) / PAGE + 1, queries, rows, states,
-                   *reinterpret_cast<BlockScratch*>(own_.block));
-      for (int64_t i = 0; i < rows; ++i) finish(states[i], first + i, head);
+      BlockScratch& scratch = *reinterpret_cast<BlockScratch*>(own_.block);
+      attend_block({model_, layer, head / group(), span.pages, queries, rows, scratch},
+                   position(first + rows - 1) / PAGE + 1);
+      for (int64_t i = 0; i < rows; ++i) finish(scratch.sums.of(i), first + i, head);
     }
 #else
     (void)layer, (void)span, (void)head, (void)part;

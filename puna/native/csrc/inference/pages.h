@@ -16,12 +16,14 @@ struct Stored<uint16_t> {
   static void put(uint16_t* line, int64_t place, int64_t odd, float value) {
     line[2 * place + odd] = to_bf16(value);
   }
+  static void put_pair(uint16_t* line, int64_t place, const float* values) {
+    const uint32_t both = to_bf16(values[0]) | static_cast<uint32_t>(to_bf16(values[1])) << 16;
+    memcpy(line + 2 * place, &both, 4);
+  }
   static Floats even(const uint16_t* line) { return even_places(line); }
   static Floats odd(const uint16_t* line) { return odd_places(line); }
   static Floats round(Floats values) {
-    alignas(64) uint16_t at[16];
-    store_bf16(at, values);
-    return load_bf16(at);
+    return rounded_bf16(values);
   }
 };
 
@@ -29,6 +31,9 @@ template <>
 struct Stored<float> {
   static void put(float* line, int64_t place, int64_t odd, float value) {
     line[16 * odd + place] = value;
+  }
+  static void put_pair(float* line, int64_t place, const float* values) {
+    line[place] = values[0], line[16 + place] = values[1];
   }
   static Floats even(const float* line) { return load(line); }
   static Floats odd(const float* line) { return load(line + 16); }
@@ -55,13 +60,12 @@ struct Page {
   }
   void put(int64_t position, int64_t width, int64_t head_dim, const float* key,
            const float* value) {
-    const int64_t pairs = width / 2;
-    Value* line = keys + position / 16 * pairs * 32;
+    Value* line = keys + position / 16 * (width / 2) * 32;
+    for (int64_t i = 0; i < head_dim; i += 2)
+      Stored<Value>::put_pair(line + i / 2 * 32, position % 16, key + i);
+    line = values + position / 2 * 32;
     for (int64_t i = 0; i < head_dim; ++i)
-      Stored<Value>::put(line + i / 2 * 32, position % 16, i % 2, key[i]);
-    for (int64_t i = 0; i < head_dim; ++i)
-      Stored<Value>::put(values + (i / 16 * 16 + position / 2) * 32, i % 16, position % 2,
-                         value[i]);
+      Stored<Value>::put(line + i / 16 * 512, i % 16, position % 2, value[i]);
   }
 };
 

@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int64_t TILES_AT_ONCE = 16;  // a unit has up to 256 outputs
-constexpr int64_t DEPTH = 16;          // groups: 32 rows of activations then take 32 kB of L1
+constexpr int64_t DEPTH = 24;          // groups: 32 rows of activations then take 48 kB
 constexpr int64_t BYTE_DEPTH = 8;      // groups of int8 weights expanded at once
 constexpr int64_t BYTE_TILES = 4;
 
@@ -24,15 +24,35 @@ inline int64_t product_scratch_bytes(int64_t rows) {
   return TILES_AT_ONCE * (DEPTH * TILE * 2 + whole_rows(rows) * 64);
 }
 
+// Two inputs' weights of 16 outputs, side by side.
+inline void store_pairs(bf16* to, Floats even, Floats odd) {
+  static constexpr Lanes SIDE_BY_SIDE(0, 16, 1);
+  _mm512_store_si512(to, _mm512_permutexvar_epi16(SIDE_BY_SIDE.get(), narrow(even.v, odd.v)));
+}
+
 template <class Kind>
 inline void expand_to_tile(const char* block, bf16* to) {
   if constexpr (std::is_same<Kind, Plain<BF16>>::value) {
     for (int i = 0; i < 16; ++i) store_bytes(to + 32 * i, load_bytes(block + 64 * i));
-  } else {
+  } else if constexpr (Kind::IS_PLAIN) {
     alignas(64) float wide[32 * 16];
     Kind::expand(block, wide);
     for (int i = 0; i < 16; ++i)
-      store_bf16_pairs(to + 32 * i, load(wide + 32 * i), load(wide + 32 * i + 16));
+      store_pairs(to + 32 * i, load(wide + 32 * i), load(wide + 32 * i + 16));
+  } else {
+    for (int half = 0; half < Kind::HALVES; ++half) {
+      constexpr int LINES_EACH = 8 / Kind::HALVES;
+      const Floats factor = Kind::scale(block, half);
+      const Floats lowest = Kind::HAS_MINIMUM ? Kind::minimum(block, half)
+                                              : factor * all(static_cast<float>(-Kind::OFFSET));
+      for (int line = half * LINES_EACH; line < (half + 1) * LINES_EACH; ++line, to += 64) {
+        const Bytes codes = Kind::codes(block, line);
+        store_pairs(to, fma(byte_of(codes, 0), factor, lowest),
+                    fma(byte_of(codes, 1), factor, lowest));
+        store_pairs(to + 32, fma(byte_of(codes, 2), factor, lowest),
+                    fma(byte_of(codes, 3), factor, lowest));
+      }
+    }
   }
 }
 
@@ -42,13 +62,17 @@ inline void put_all(const float* sums, int64_t rows, int64_t tiles, Result resul
       result.put(row, 16 * i, load(sums + (row * tiles + i) * 16));
 }
 
-// As multiply_few; `tiles` is even and at most TILES_AT_ONCE.
+// As multiply_few; `tiles` is even and at most TILES_AT_ONCE. Where nothing is added the result is
+// written to whole blocks of 32 rows.
 inline void multiply_tiles(const Matrix& m, const Activations& a, int64_t rows, int64_t tile,
                            int64_t tiles, Result result, char* scratch) {
   bf16* weights = reinterpret_cast<bf16*>(scratch);
   float* sums = reinterpret_cast<float*>(scratch + TILES_AT_ONCE * DEPTH * TILE * 2);
-  for (int64_t start = 0; start < a.groups; start += DEPTH) {
-    const int64_t depth = a.groups - start < DEPTH ? a.groups - start : DEPTH;
+  int64_t stride = tiles * 16;
+  if (!result.add) sums = result.out, stride = result.stride;
+  const int64_t parts = (a.groups + DEPTH - 1) / DEPTH, most = (a.groups + parts - 1) / parts;
+  for (int64_t start = 0; start < a.groups; start += most) {
+    const int64_t depth = a.groups - start < most ? a.groups - start : most;
     with_format(m.format, [&](auto kind) {
       using Kind = decltype(kind);
       for (int64_t i = 0; i < tiles; ++i) {
@@ -63,11 +87,11 @@ inline void multiply_tiles(const Matrix& m, const Activations& a, int64_t rows, 
       const bf16* at = a.tiles + (row / 16 * a.groups + start) * TILE;
       for (int64_t i = 0; i < tiles; i += 2)
         product({at, a.groups * TILE, TILE}, {weights + i * DEPTH * TILE, DEPTH * TILE, TILE},
-                depth, sums + (row * tiles + i) * 16, tiles * 16, start > 0);
+                depth, sums + row * stride + i * 16, stride, start > 0);
     }
   }
   finish_stores();
-  put_all(sums, rows, tiles, result);
+  if (result.add) put_all(sums, rows, tiles, result);
 }
 
 // Tiles for int8 products of depth 32 while this lives; afterwards what was there before.
@@ -190,9 +214,11 @@ inline void multiply_bytes(const Matrix& m, const Activations& a, int64_t rows, 
   for (int64_t start = 0; start < a.groups; start += BYTE_DEPTH) {
     const int64_t depth = a.groups - start < BYTE_DEPTH ? a.groups - start : BYTE_DEPTH;
     for (int64_t i = 0; i < tiles; ++i)
-      for (int64_t group = 0; group < depth; ++group)
-        expand_bytes<Kind>(m.data + ((tile + i) * a.groups + start + group) * Kind::BLOCK,
-                           w.codes[i][group], w.scales[i][group], w.minima[i][group]);
+      for (int64_t group = 0; group < depth; ++group) {
+        const char* block = m.data + ((tile + i) * a.groups + start + group) * Kind::BLOCK;
+        prefetch(block + BYTE_DEPTH * Kind::BLOCK, Kind::BLOCK);
+        expand_bytes<Kind>(block, w.codes[i][group], w.scales[i][group], w.minima[i][group]);
+      }
     finish_stores();
     for (int64_t row = 0; row < rows; row += 16)
       for (int64_t i = 0; i < tiles; ++i) {

@@ -41,10 +41,14 @@ inline Floats gated(Floats gate, Floats up) {
 // A head's pairs (2i, 2i + 1) turned by their position's angles, times `scale`.
 inline void turn(const float* from, const float* cosines, const float* sines, int64_t head_dim,
                  float scale, float* to) {
-  for (int64_t i = 0; i < head_dim / 2; ++i) {
-    const float a = from[2 * i], b = from[2 * i + 1];
-    to[2 * i] = (a * cosines[i] - b * sines[i]) * scale;
-    to[2 * i + 1] = (a * sines[i] + b * cosines[i]) * scale;
+  int64_t i = 0;
+  for (; i + LANES <= head_dim; i += LANES)
+    store(to + i, turned(load(from + i), load_twice(cosines + i / 2), load_twice(sines + i / 2)) *
+                      all(scale));
+  for (; i < head_dim; i += 2) {
+    const float a = from[i], b = from[i + 1], cosine = cosines[i / 2], sine = sines[i / 2];
+    to[i] = fma(b, -sine, a * cosine) * scale;
+    to[i + 1] = fma(a, sine, b * cosine) * scale;
   }
 }
 

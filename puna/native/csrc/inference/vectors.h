@@ -19,23 +19,6 @@ namespace {
 
 constexpr int64_t LANES = 16;
 
-// Lane i + lane i + 8, then 4, 2 and 1 apart: one order in every build.
-inline float sum(Floats values) {
-  alignas(64) float at[16];
-  store(at, values);
-  for (int apart = 8; apart > 0; apart /= 2)
-    for (int i = 0; i < apart; ++i) at[i] += at[i + apart];
-  return at[0];
-}
-
-inline float greatest(Floats values) {
-  alignas(64) float at[16];
-  store(at, values);
-  for (int apart = 8; apart > 0; apart /= 2)
-    for (int i = 0; i < apart; ++i) at[i] = at[i] > at[i + apart] ? at[i] : at[i + apart];
-  return at[0];
-}
-
 // 2^x with a relative error of 2e-7: the polynomial of degree 5 that is nearest on [-1/2, 1/2] and
 // exact at 0. It is 0 from -127 down, and 2^127 from 127 up.
 inline Floats exp2_of(Floats x) {
@@ -46,6 +29,13 @@ inline Floats exp2_of(Floats x) {
   Floats power = all(1.3264727e-3f);
   for (const float factor : FACTORS) power = fma(power, rest, all(factor));
   return scaled(power, whole);
+}
+
+// Pairs (a, b) turned by the angle of each: (a cos - b sin, a sin + b cos).
+inline Floats turned(Floats pairs, Floats cosines, Floats sines) {
+  alignas(64) static constexpr float SIGNS[16] = {-1, 1, -1, 1, -1, 1, -1, 1,
+                                                  -1, 1, -1, 1, -1, 1, -1, 1};
+  return fma(swapped(pairs), sines * load(SIGNS), pairs * cosines);
 }
 
 // a · b + c, rounded once where the processor can.

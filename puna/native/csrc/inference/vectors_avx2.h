@@ -66,6 +66,31 @@ inline Floats first(int64_t count, Floats x, Floats y) {
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(high))};
 }
 
+// Of pairs (a, b): (b, a).
+inline Floats swapped(Floats x) {
+  return {_mm256_permute_ps(x.a, 0xB1), _mm256_permute_ps(x.b, 0xB1)};
+}
+// Eight values, each twice.
+inline Floats load_twice(const float* at) {
+  const __m256 eight = _mm256_loadu_ps(at);
+  return {_mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)),
+          _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))};
+}
+
+// Lane i + lane i + 8, then 4, 2 and 1 apart: one order in every build.
+inline float sum(Floats x) {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float greatest(Floats x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 inline Ints all_ints(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 inline Floats to_floats(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline __m128i sixteen(const int8_t* at) {
@@ -114,6 +139,11 @@ inline __m256i rounded_upper(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+}
+inline Floats rounded_bf16(Floats x) {
+  const __m256i upper = _mm256_set1_epi32(-65536);
+  return {_mm256_castsi256_ps(_mm256_and_si256(rounded_upper(x.a), upper)),
+          _mm256_castsi256_ps(_mm256_and_si256(rounded_upper(x.b), upper))};
 }
 inline void store_bf16(uint16_t* at, Floats x) {
   const __m256i low = _mm256_srli_epi32(rounded_upper(x.a), 16);

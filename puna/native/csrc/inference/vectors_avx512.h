@@ -36,6 +36,28 @@ inline Floats first(int64_t count, Floats a, Floats b) {
   return {_mm512_mask_mov_ps(b.v, mask, a.v)};
 }
 
+// Of pairs (a, b): (b, a).
+inline Floats swapped(Floats a) { return {_mm512_permute_ps(a.v, 0xB1)}; }
+// Eight values, each twice.
+inline Floats load_twice(const float* at) {
+  const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+  return {_mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(at)))};
+}
+
+// Lane i + lane i + 8, then 4, 2 and 1 apart: one order in every build.
+inline float sum(Floats a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float greatest(Floats a) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
 inline Ints all_ints(int32_t value) { return {_mm512_set1_epi32(value)}; }
 inline Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline void store_rounded_bytes(int8_t* at, Floats a) {
@@ -66,6 +88,9 @@ inline __m512i rounded_upper(Floats a) {  // bfloat16 in the upper halves, below
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+}
+inline Floats rounded_bf16(Floats a) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(rounded_upper(a), _mm512_set1_epi32(-65536)))};
 }
 inline void store_bf16(uint16_t* at, Floats a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),

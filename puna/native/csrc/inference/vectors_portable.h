@@ -80,6 +80,28 @@ inline Floats first(int64_t count, const Floats& a, const Floats& b) {
   return each([&](int i) { return i < count ? a.v[i] : b.v[i]; });
 }
 
+// Of pairs (a, b): (b, a).
+inline Floats swapped(const Floats& a) {
+  return each([&](int i) { return a.v[i ^ 1]; });
+}
+// Eight values, each twice.
+inline Floats load_twice(const float* at) {
+  return each([&](int i) { return at[i / 2]; });
+}
+
+// Lane i + lane i + 8, then 4, 2 and 1 apart: one order in every build.
+inline float sum(Floats a) {
+  for (int apart = 8; apart > 0; apart /= 2)
+    for (int i = 0; i < apart; ++i) a.v[i] += a.v[i + apart];
+  return a.v[0];
+}
+inline float greatest(Floats a) {
+  for (int apart = 8; apart > 0; apart /= 2)
+    for (int i = 0; i < apart; ++i)
+      a.v[i] = a.v[i] > a.v[i + apart] ? a.v[i] : a.v[i + apart];
+  return a.v[0];
+}
+
 inline Ints all_ints(int32_t value) {
   Ints out;
   for (int32_t& lane : out.v) lane = value;
@@ -132,6 +154,9 @@ inline uint16_t rounded_bf16(float value) {
 }
 inline void store_bf16(uint16_t* at, const Floats& a) {
   for (int i = 0; i < 16; ++i) at[i] = rounded_bf16(a.v[i]);
+}
+inline Floats rounded_bf16(const Floats& a) {
+  return each([&](int i) { return bits_to_float(static_cast<uint32_t>(rounded_bf16(a.v[i])) << 16); });
 }
 inline void store_bf16_pairs(uint16_t* at, const Floats& even, const Floats& odd) {
   for (int i = 0; i < 16; ++i)
