@@ -138,13 +138,17 @@ class ByteProduct {
   ByteProduct(const Activations& a, int64_t row, int64_t start, const ExpandedBytes& w, int tile)
       : a_(a), w_(w), tile_(tile), place_(a.at(row, start)) {}
 
-  void add(int64_t depth, Floats* sums) {
+  // Meanwhile asks for the blocks from `next` on, as many as these.
+  void add(int64_t depth, Floats* sums, const char* next) {
     int64_t group = 0;
     if (depth >= 4) multiply_four(0, dots_[0]);
     for (; group + 4 <= depth; group += 4) {
       const int half = static_cast<int>(group / 4 % 2);
       if (group + 8 <= depth) multiply_four(group + 4, dots_[1 - half]);
-      for (int i = 0; i < 4; ++i) take(group + i, dots_[half][i], sums);
+      for (int i = 0; i < 4; ++i) {
+        prefetch(next + (group + i) * Kind::BLOCK, Kind::BLOCK);
+        take(group + i, dots_[half][i], sums);
+      }
     }
     for (; group < depth; ++group) {
       multiply_one(group, dots_[0][0]);
@@ -214,18 +218,18 @@ inline void multiply_bytes(const Matrix& m, const Activations& a, int64_t rows, 
   for (int64_t start = 0; start < a.groups; start += BYTE_DEPTH) {
     const int64_t depth = a.groups - start < BYTE_DEPTH ? a.groups - start : BYTE_DEPTH;
     for (int64_t i = 0; i < tiles; ++i)
-      for (int64_t group = 0; group < depth; ++group) {
-        const char* block = m.data + ((tile + i) * a.groups + start + group) * Kind::BLOCK;
-        prefetch(block + BYTE_DEPTH * Kind::BLOCK, Kind::BLOCK);
-        expand_bytes<Kind>(block, w.codes[i][group], w.scales[i][group], w.minima[i][group]);
-      }
+      for (int64_t group = 0; group < depth; ++group)
+        expand_bytes<Kind>(m.data + ((tile + i) * a.groups + start + group) * Kind::BLOCK,
+                           w.codes[i][group], w.scales[i][group], w.minima[i][group]);
     finish_stores();
     for (int64_t row = 0; row < rows; row += 16)
       for (int64_t i = 0; i < tiles; ++i) {
         float* at = sums + (row * tiles + i) * 16;
         Floats totals[16];
         for (int j = 0; j < 16; ++j) totals[j] = start ? load(at + j * tiles * 16) : all(0.f);
-        ByteProduct<Kind>(a, row, start, w, static_cast<int>(i)).add(depth, totals);
+        const char* next = m.data + ((tile + i) * a.groups + start + depth) * Kind::BLOCK;
+        if (start + depth == a.groups) next += (tiles - 1) * a.groups * Kind::BLOCK;
+        ByteProduct<Kind>(a, row, start, w, static_cast<int>(i)).add(depth, totals, next);
         for (int j = 0; j < 16; ++j) store(at + j * tiles * 16, totals[j]);
       }
   }

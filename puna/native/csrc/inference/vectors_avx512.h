@@ -32,7 +32,8 @@ inline Floats scaled(Floats a, Floats power) { return {_mm512_scalef_ps(a.v, pow
 
 // Lanes below `count` of a, the others of b.
 inline Floats first(int64_t count, Floats a, Floats b) {
-  const auto mask = static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1u << (count < 0 ? 0 : count)) - 1);
+  const int64_t some = count < 0 ? 0 : count;
+  const auto mask = static_cast<__mmask16>(some >= 16 ? 0xFFFF : (1u << some) - 1);
   return {_mm512_mask_mov_ps(b.v, mask, a.v)};
 }
 
@@ -64,10 +65,12 @@ inline void store_rounded_bytes(int8_t* at, Floats a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
 inline Floats from_bytes(const int8_t* at) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))))};
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
 }
 inline int32_t byte_sum(const int8_t* at) {  // of 16
-  return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+  return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
 }
 
 inline Floats load_half(const uint16_t* at) {
@@ -109,7 +112,9 @@ inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_ep
 inline Bytes high_nibbles(Bytes a) {
   return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
-inline Bytes less(Bytes a, int8_t offset) { return {_mm512_sub_epi8(a.v, _mm512_set1_epi8(offset))}; }
+inline Bytes less(Bytes a, int8_t offset) {
+  return {_mm512_sub_epi8(a.v, _mm512_set1_epi8(offset))};
+}
 // Byte `place` (0 to 3) of each lane, without sign.
 inline Floats byte_of(Bytes a, int place) {
   const __m512i moved = _mm512_srli_epi32(a.v, static_cast<unsigned>(8 * place));

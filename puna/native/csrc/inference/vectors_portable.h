@@ -156,7 +156,9 @@ inline void store_bf16(uint16_t* at, const Floats& a) {
   for (int i = 0; i < 16; ++i) at[i] = rounded_bf16(a.v[i]);
 }
 inline Floats rounded_bf16(const Floats& a) {
-  return each([&](int i) { return bits_to_float(static_cast<uint32_t>(rounded_bf16(a.v[i])) << 16); });
+  return each([&](int i) {
+    return bits_to_float(static_cast<uint32_t>(rounded_bf16(a.v[i])) << 16);
+  });
 }
 inline void store_bf16_pairs(uint16_t* at, const Floats& even, const Floats& odd) {
   for (int i = 0; i < 16; ++i)
