@@ -102,6 +102,13 @@ MODELS = {
     "F16": {"dim": 40, "heads": 2, "kv_heads": 1, "hidden_dim": 56, "types": ["F16"]},
     "BF16": {"dim": 96, "heads": 3, "kv_heads": 1, "hidden_dim": 160, "types": ["BF16"]},
     "F32": {"dim": 64, "heads": 2, "kv_heads": 1, "hidden_dim": 88, "types": ["F32"]},
+    "plain": {
+        "dim": 40,
+        "heads": 2,
+        "kv_heads": 1,
+        "hidden_dim": 56,
+        "types": ["F32", "F16", "BF16"],
+    },
     "Q6_K, Q3_K": {"dim": 256, "heads": 2, "hidden_dim": 512, "types": ["Q6_K", "Q3_K"]},
 }
 

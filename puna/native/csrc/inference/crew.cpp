@@ -1,5 +1,6 @@
 #include "crew.h"
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <system_error>
@@ -16,6 +17,8 @@ namespace {
 
 // A wait in a step is over in microseconds; between two steps some Python runs.
 constexpr int64_t SPIN_NANOSECONDS = 50'000, SPIN_BETWEEN_STEPS_NANOSECONDS = 300'000;
+
+constexpr int FIRST_RUNS_ALONE = 8, MOST_RUNS_ALONE = 256;
 
 inline void pause_a_little() {
 #if defined(__x86_64__)
@@ -49,21 +52,22 @@ int64_t nanoseconds() {
       .count();
 }
 
-// Returns once *at is no longer `value`: spins, then sleeps.
-void wait_while(int32_t* at, int32_t value, int64_t spin_nanoseconds, int32_t* sleepers) {
+// Returns once *at is no longer `value`: spins, then sleeps; how long it slept.
+int64_t wait_while(int32_t* at, int32_t value, int64_t spin_nanoseconds, int32_t* sleepers) {
   for (int i = 0; i < 64; ++i) {
-    if (now(at) != value) return;
+    if (now(at) != value) return 0;
     pause_a_little();
   }
   const int64_t end = nanoseconds() + spin_nanoseconds;
   while (nanoseconds() < end)
     for (int i = 0; i < 16; ++i) {
-      if (now(at) != value) return;
+      if (now(at) != value) return 0;
       pause_a_little();
     }
   __atomic_add_fetch(sleepers, 1, __ATOMIC_SEQ_CST);
   while (__atomic_load_n(at, __ATOMIC_SEQ_CST) == value) sleep_while(at, value);
   __atomic_sub_fetch(sleepers, 1, __ATOMIC_SEQ_CST);
+  return nanoseconds() - end;
 }
 
 void change(int32_t* at, int32_t value, int32_t* sleepers) {
@@ -119,15 +123,32 @@ void Crew::stand_by(int number) {
 void Crew::run(void (*work)(void*, const Member&), void* data) {
   if (process_ != getpid()) start_members();
   work_ = work, data_ = data;
-  change(&calls_, now(&calls_) % INT32_MAX + 1, &sleepers_);
-  work(data, Member{this, 0, count_, wait, take});
+  const bool is_alone = runs_alone_ > 0;
+  active_ = is_alone ? 1 : count_;
+  slept_ = 0;
+  const int64_t begin = nanoseconds();
+  if (active_ > 1) change(&calls_, now(&calls_) % INT32_MAX + 1, &sleepers_);
+  work(data, Member{this, 0, active_, wait, take});
   wait(this);
+  if (is_alone)
+    --runs_alone_;
+  else
+    notice(nanoseconds() - begin);
+}
+
+void Crew::notice(int64_t took) {
+  const bool was_held_up = __atomic_load_n(&slept_, __ATOMIC_RELAXED) > took / 4;
+  const int longer = std::min(std::max(2 * patience_, FIRST_RUNS_ALONE), MOST_RUNS_ALONE);
+  patience_ = was_held_up ? longer : 0;
+  runs_alone_ = patience_;
 }
 
 void Crew::wait(Crew* crew) {
   const int32_t round = now(&crew->rounds_);
-  if (__atomic_add_fetch(&crew->arrived_, 1, __ATOMIC_ACQ_REL) < crew->count_) {
-    wait_while(&crew->rounds_, round, SPIN_NANOSECONDS, &crew->sleepers_);
+  if (__atomic_add_fetch(&crew->arrived_, 1, __ATOMIC_ACQ_REL) < crew->active_) {
+    const int64_t slept =
+        wait_while(&crew->rounds_, round, SPIN_NANOSECONDS, &crew->sleepers_);
+    if (slept) __atomic_add_fetch(&crew->slept_, slept, __ATOMIC_RELAXED);
     return;
   }
   crew->arrived_ = 0;
@@ -137,7 +158,7 @@ void Crew::wait(Crew* crew) {
 
 int64_t Crew::take(Crew* crew, int32_t number, int64_t units) {
   Share* shares = crew->shares_[now(&crew->rounds_) & 1].get();
-  const int64_t count = crew->count_;
+  const int64_t count = crew->active_;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t whose = (number + i) % count;
     const int64_t begin = units * whose / count, end = units * (whose + 1) / count;

@@ -4,7 +4,8 @@
 // Each member has a range of the units, in order, so that it reads its weights as one stream, and
 // takes from the others' ranges when its own is done, so that a member that was held up does not
 // hold up the rest. A wait spins for a while, then sleeps: on a busy machine spinning would take
-// the time that the others need, and an idle crew takes none.
+// the time that the others need, and an idle crew takes none. Where members have to sleep for much
+// of a run, other processes take their cores: then the caller works alone for some runs.
 #pragma once
 #include <stdint.h>
 
@@ -36,8 +37,12 @@ struct Crew {
  private:
   void stand_by(int number);
   void start_members();
+  void notice(int64_t nanoseconds);  // how long a run took
 
   const int count_;
+  int active_ = 1;         // members of this run
+  int runs_alone_ = 0;     // still to come
+  int patience_ = 0;       // how many there were the last time
   int process_ = 0;
   std::vector<std::thread> members_;
   void (*work_)(void*, const Member&) = nullptr;
@@ -47,6 +52,7 @@ struct Crew {
   alignas(64) int32_t sleepers_ = 0;
   alignas(64) int32_t arrived_ = 0;
   alignas(64) int32_t rounds_ = 0;    // how many waits are over
+  alignas(64) int64_t slept_ = 0;     // nanoseconds of this run, of all members
   // By turns: while the units of one piece are taken, nobody may still be at the other's.
   std::unique_ptr<Share[]> shares_[2];
 };

@@ -41,15 +41,15 @@ inline bool uses_byte_tiles(const Model& model, const Matrix& m, int64_t rows) {
 }
 
 inline Forms forms_for(const Model& model, const Matrix& m, int64_t rows) {
-  if (uses_tiles(model, m, rows)) return {false, false, true, false};
+  if (uses_tiles(model, m, rows)) return {false, false, true, m.format == BF16};
   const bool is_quantised = !is_plain(m.format) && model.mode != WHOLE;
   return {is_quantised, !is_quantised, false, m.format == BF16 && model.mode != WHOLE};
 }
 
 inline Forms both(Forms a, Forms b) {
-  // Values are rounded for all or for none: plain weights of other kinds take them as they are.
-  const bool keeps = (a.floats && !a.is_rounded) || (b.floats && !b.is_rounded);
-  return {a.bytes || b.bytes, a.floats || b.floats, a.tiles || b.tiles, !keeps};
+  // Rounded for all or for none, whichever of them tiles take.
+  return {a.bytes || b.bytes, a.floats || b.floats, a.tiles || b.tiles,
+          a.is_rounded || b.is_rounded};
 }
 
 struct Widths {

@@ -199,7 +199,9 @@ class ByteProduct {
       const Floats dot = {_mm512_cvtepi32_ps(_mm512_load_si512(dots + 16 * row))};
       sums[row] = fma(dot, scale * all(mine[row]), sums[row]);
       if (Kind::HAS_MINIMUM) {
-        const float total = mine[row] * static_cast<float>(low[row] + low[16 + row]);
+        // Added as floats, exactly: rows of padding hold anything.
+        const float total =
+            mine[row] * (static_cast<float>(low[row]) + static_cast<float>(low[16 + row]));
         sums[row] = fma(load(w_.minima[tile_][group]), all(total), sums[row]);
       }
     }

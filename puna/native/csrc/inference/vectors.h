@@ -40,7 +40,7 @@ inline Floats turned(Floats pairs, Floats cosines, Floats sines) {
 
 // a · b + c, rounded once where the processor can.
 inline float fma(float a, float b, float c) {
-#ifdef __FP_FAST_FMAF
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
 #else
   return a * b + c;

@@ -44,7 +44,7 @@ inline Floats operator/(const Floats& a, const Floats& b) {
 }
 // Rounded once where the processor has fma; fmaf on one that has not takes a hundred times as long.
 inline Floats fma(const Floats& a, const Floats& b, const Floats& c) {
-#ifdef __FP_FAST_FMAF
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return each([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 #else
   return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
