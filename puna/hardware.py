@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from puna.console import human_bytes
-from puna.errors import MachineError, missing_package
+from puna.errors import MachineError, UsageError, missing_package
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 DeviceWish = Literal["auto", "cuda", "mps", "cpu"]
@@ -297,6 +297,23 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("puna", appauthor=False))
+
+
+def packed_cache_bytes(folder: Path) -> int:
+    """What packed weights may take on the disk of `folder`: PUNA_PACKED_CACHE in GB, 0 for none.
+
+    Unset, a tenth of the disk, at most 50 GB. Raises UsageError for what is no such number.
+    """
+    chosen = os.environ.get("PUNA_PACKED_CACHE")
+    if chosen:
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", chosen):
+            raise UsageError(
+                f"PUNA_PACKED_CACHE should be a number of GB, got {chosen[:40]!r}",
+                hint="PUNA_PACKED_CACHE=20, or 0 to keep no packed weights",
+            )
+        return int(float(chosen) * 1e9)
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    return min(50 * 10**9, shutil.disk_usage(there).total // 10)
 
 
 def is_offline() -> bool:

@@ -25,6 +25,7 @@ VERSIONS = {
     "puna.bench": 1,
     "puna.evaluation": 1,
     "puna.pulled": 1,
+    "puna.packed": 1,
 }
 
 

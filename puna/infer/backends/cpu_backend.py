@@ -11,7 +11,7 @@ import numpy.typing as npt
 from puna import hardware
 from puna.errors import CheckpointError, UsageError
 from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
-from puna.infer.backends.cpu_weights import LAYER_MATRICES, PackedWeights, pack_weights
+from puna.infer.backends.cpu_weights import LAYER_MATRICES, PackedWeights, load_weights
 from puna.model.sizes import ModelConfig
 from puna.model.twin import numpy_shape
 from puna.native import kernels, numpy_llama
@@ -42,7 +42,7 @@ class CpuBackend:
         self.isa = isa or kernels.inference_isa()
         self.threads = threads or hardware.usable_cores()
         self.mode: Mode = mode
-        self.weights = pack_weights(source, self.threads)
+        self.weights = load_weights(source, self.threads)
         self.notes = self.weights.notes
         self.vocabulary_size = self.config.vocabulary_size
         self._engine = kernels.extension().InferenceEngine(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import mmap
+import hashlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from puna import hardware
+from puna.errors import MachineError
+from puna.infer.backends.packed_memory import anonymous_memory, file_memory
+from puna.native import kernels
 from puna.native.packed import Bytes, PackedMatrix, pack, packed_size, padded
+from puna.weights.gguf_types import TYPES
+from puna.weights.packed_cache import PackedCache, header_of
 from puna.weights.source import FloatArray, ModelSource, StoredTensor, narrowed
 
 ALIGNMENT = 64
+SMALLEST_KEPT_BYTES = 32 << 20  # less is packed in 0.1 s
 LAYER_MATRICES = (
     "attention.wq",
     "attention.wk",
@@ -77,22 +84,95 @@ def packed_type(source: ModelSource, stored: StoredTensor) -> str:
     return stored.dtype if is_plain or (packs and source.raw(stored.name) is not None) else "F32"
 
 
+def load_weights(
+    source: ModelSource, threads: int, cache: PackedCache | None = None
+) -> PackedWeights:
+    """The packed weights of `source` from the cache's file, else packed now and kept there.
+
+    What hinders the cache is a note, no error. Raises CheckpointError for weights that are not
+    finite, MachineError where memory lacks.
+    """
+    cache = cache or PackedCache()
+    places, size = plan(source)
+    largest = max(stored.nbytes for stored in source.tensors.values())
+    hardware.require_memory(size + largest, f"{source.path}, its weights packed,")
+    if size < SMALLEST_KEPT_BYTES or not cache.limit_bytes:
+        return pack_weights(source, threads)
+    try:
+        header = header_of(source, layout_of(places))
+    except MachineError as error:
+        weights = pack_weights(source, threads)
+        return _noted(weights, f"packed weights are not kept: {error.message}")
+    path, notes = cache.path_of(source, header), []
+    try:
+        descriptor = cache.open(path, header, size)
+        if descriptor is not None:
+            try:
+                return _weights(source, places, file_memory(descriptor, len(header), size, threads))
+            finally:
+                os.close(descriptor)
+    except MachineError as error:
+        notes.append(f"the weights are packed anew: {error.message}")
+    weights = pack_weights(source, threads)
+    try:
+        cache.store(path, header, weights.memory)
+    except MachineError as error:
+        notes.append(f"packed weights are not kept: {error.message}")
+    return _noted(weights, *notes)
+
+
+def _noted(weights: PackedWeights, *notes: str) -> PackedWeights:
+    return replace(weights, notes=(*weights.notes, *notes))
+
+
 def pack_weights(source: ModelSource, threads: int) -> PackedWeights:
     """Pack all matrices of `source`, one after the other. Nothing is rounded.
 
-    Raises CheckpointError for weights that are not finite, MachineError where memory lacks.
+    Raises CheckpointError for weights that are not finite.
     """
     places, size = plan(source)
-    hardware.require_memory(size, f"{source.path}, its weights packed,")
     memory = anonymous_memory(size)
-    matrices = {}
     for name, place in places.items():
-        out = memory[place.offset : place.offset + place.nbytes]
-        rows = stored_rows(source, name, place)
-        matrices[name] = pack(
-            place.dtype, rows, place.inputs, out, threads, where=f"{source.path}: {name}"
+        _pack_one(source, name, place, memory, threads)
+    return _weights(source, places, memory)
+
+
+def _pack_one(source: ModelSource, name: str, place: Place, memory: Bytes, threads: int) -> None:
+    """In a function of its own, so that no two tensors' bytes are held at once."""
+    out = memory[place.offset : place.offset + place.nbytes]
+    rows = stored_rows(source, name, place)
+    pack(place.dtype, rows, place.inputs, out, threads, where=f"{source.path}: {name}")
+
+
+def _weights(source: ModelSource, places: Mapping[str, Place], memory: Bytes) -> PackedWeights:
+    number = kernels.extension().packed_format
+    matrices = {
+        name: PackedMatrix(
+            memory[place.offset : place.offset + place.nbytes],
+            place.outputs,
+            place.inputs,
+            number(place.dtype),
         )
+        for name, place in places.items()
+    }
     return PackedWeights(memory, matrices, read_norms(source), unpacked_notes(source, places))
+
+
+def layout_of(places: Mapping[str, Place]) -> str:
+    """A hash of where all matrices lie, and of how these kernels pack each of their types.
+
+    Kernels that pack otherwise make another hash, without a version that someone must raise.
+    """
+    whole = hashlib.sha256(repr(sorted(places.items())).encode())
+    for dtype in sorted({place.dtype for place in places.values()}):
+        outputs, inputs = 64, 512
+        row_bytes = TYPES[dtype].row_bytes(inputs)
+        # Bytes below 59: as any float's upper byte, of a finite number.
+        rows = (np.arange(outputs * row_bytes) * 37 % 59).astype(np.uint8).reshape(outputs, -1)
+        out = anonymous_memory(packed_size(dtype, outputs, inputs) or 0)
+        pack(dtype, rows, inputs, out, 1)
+        whole.update(out.data)
+    return whole.hexdigest()
 
 
 def unpacked_notes(source: ModelSource, places: Mapping[str, Place]) -> tuple[str, ...]:
@@ -120,14 +200,3 @@ def read_norms(source: ModelSource) -> dict[str, FloatArray]:
         for name, stored in source.tensors.items()
         if len(stored.shape) == 1
     }
-
-
-def anonymous_memory(size: int) -> Bytes:
-    """Memory that begins on a page; huge pages are asked for: fewer misses of addresses.
-
-    Private: of shared memory most systems make no huge pages (docs/log.md: decode 13 % faster).
-    """
-    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype=np.uint8)[:size]
