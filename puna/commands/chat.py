@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from puna import config as recipes
+from puna import hardware
 from puna.commands.chat_history import History, Messages, WrittenText
 from puna.commands.generate import introduce, result_record, summary
-from puna.commands.model_arguments import add_model, add_sampling, sampling_params
+from puna.commands.model_arguments import ROWS_ALONE, add_model, add_sampling, sampling_params
 from puna.config import nearest
 from puna.console import Console
 from puna.errors import PunaError, UsageError
@@ -22,6 +23,7 @@ from puna.infer.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from puna.infer.engine import Engine
 
+DEFAULT_MODEL = "smollm2"
 REPLY_TOKENS = 256
 CHAT_WELCOME = "This model answers. /help lists the commands, Ctrl-D leaves."
 WELCOME = (
@@ -43,12 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "and continues the text. What was written stays its context until /reset."
     )
     parser.epilog = """examples:
-  puna chat smollm2
+  puna chat                   with smollm2, which is pulled the first time
   puna chat smollm2 --system "Answer in one sentence."
   puna chat demo/run
   puna chat demo/run --temperature 0.5 --max-tokens 60
   printf 'The state of\\n\\n' | puna chat demo/run    two turns from a pipe"""
-    add_model(parser)
+    add_model(parser, default=DEFAULT_MODEL)
     parser.add_argument(
         "--system", metavar="TEXT", help="what a chat model is told before the talk begins"
     )
@@ -58,6 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Talk until /quit or the end of the input."""
     params = sampling_params(arguments)
+    if arguments.model == DEFAULT_MODEL:
+        pull_once(DEFAULT_MODEL, console)
     from puna.infer.engine import EngineSettings, load_engine
 
     engine = load_engine(
@@ -65,7 +69,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         arguments.backend,
         which=arguments.which,
         tokenizer_path=arguments.tokenizer_path,
-        settings=EngineSettings(running=1),
+        settings=EngineSettings(running=1, step_rows=ROWS_ALONE),
     )
     introduce(engine, console)
     console.say(engine.kept_context)
@@ -73,6 +77,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.say(CHAT_WELCOME if chat.answers else WELCOME)
     chat.talk(line_reader(console))
     return 0
+
+
+def pull_once(name: str, console: Console) -> None:
+    """Pull the model of that name unless it is here. Raises as weights.pull does."""
+    from puna.weights.cache import Cache
+    from puna.weights.pull import pull
+
+    cache = Cache()
+    if name not in {model.name for model in cache.models()}:
+        pull(name, cache, console, offline=hardware.is_offline())
 
 
 def line_reader(console: Console) -> Callable[[], str | None]:

@@ -7,7 +7,13 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from puna.commands.model_arguments import add_model, add_sampling, model_of, sampling_params
+from puna.commands.model_arguments import (
+    ROWS_ALONE,
+    add_model,
+    add_sampling,
+    model_of,
+    sampling_params,
+)
 from puna.console import Console, human_duration
 from puna.errors import UsageError
 
@@ -48,7 +54,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         arguments.backend,
         which=arguments.which,
         tokenizer_path=arguments.tokenizer_path,
-        settings=EngineSettings(running=1),
+        settings=EngineSettings(running=1, step_rows=ROWS_ALONE),
     )
     introduce(engine, console)
     console.say(engine.kept_context)

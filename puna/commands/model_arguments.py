@@ -10,15 +10,22 @@ from puna.infer.sampling_params import SamplingParams
 
 BACKENDS = ("auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch")  # as puna.infer.engine's
 DEFAULTS = SamplingParams()
+ROWS_ALONE = 512  # prompt tokens read at once where nobody else waits: tiles like many rows
 
 
-def add_model(parser: argparse.ArgumentParser, *, has_meta_flags: bool = False) -> None:
-    """MODEL, --which, --backend and the tokenizer; with Meta's flags, --ckpt_dir for MODEL."""
+def add_model(
+    parser: argparse.ArgumentParser, *, has_meta_flags: bool = False, default: str | None = None
+) -> None:
+    """MODEL, --which, --backend and the tokenizer; with Meta's flags, --ckpt_dir for MODEL.
+
+    With a `default` MODEL may be left out.
+    """
     parser.add_argument(
         "model",
-        nargs="?" if has_meta_flags else None,
+        nargs="?" if has_meta_flags or default else None,
+        default=default,
         metavar="MODEL",
-        help="a model's folder, file or name",
+        help="a model's folder, file or name" + (f"; without it, {default}" if default else ""),
     )
     if has_meta_flags:
         parser.add_argument(

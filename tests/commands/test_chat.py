@@ -156,6 +156,8 @@ class Terminal:
             stderr=slave,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"},
             start_new_session=True,
+            # A shell's background jobs, and what they start, ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         os.close(slave)
         self.shown = ""
