@@ -108,10 +108,16 @@ int64_t Engine::page_bytes() const {
 
 void Engine::reserve(int64_t pages) {
   cache_.reset();
-  model_.pages = 0;
-  cache_ = allocate(pages * page_bytes());
-  memset(cache_.get(), 0, pages * page_bytes());  // what was never written must be finite
-  model_.cache = cache_.get();
+  model_.cache = nullptr, model_.pages = 0;
+  // Zeros, since what was never written must be finite; the system gives them when they are used.
+  const int64_t bytes = pages * page_bytes();
+  cache_.reset(static_cast<char*>(std::calloc(1, bytes + HUGE_PAGE)));
+  if (!cache_) throw std::bad_alloc();
+  const auto address = reinterpret_cast<uintptr_t>(cache_.get());
+  model_.cache = cache_.get() + (rounded_up(address, HUGE_PAGE) - address);
+#if defined(__linux__)
+  if (bytes >= HUGE_PAGE) madvise(model_.cache, bytes, MADV_HUGEPAGE);
+#endif
   model_.pages = pages;
 }
 
