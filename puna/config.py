@@ -6,7 +6,6 @@ Each folder owns its dataclasses; this file only loads, checks, overrides and wr
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
@@ -97,6 +96,8 @@ def write(config: Any, path: Path) -> None:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """A hint that names the closest known words, or all of them."""
+    import difflib  # 10 ms, needed for mistakes alone
+
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 

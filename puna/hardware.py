@@ -17,7 +17,6 @@ import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -401,6 +400,8 @@ def isa_wish() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Python, Puna and the packages it can use -> version, None for an absent one."""
+    from importlib import metadata  # 20 ms
+
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("puna", "numpy", "sentencepiece", "safetensors", "zstandard", "torch",
                     "pyarrow", "tensorboard"):  # fmt: skip

@@ -4,6 +4,7 @@ import builtins
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -206,9 +207,9 @@ def test_versions_name_what_is_installed_and_what_is_not(monkeypatch: pytest.Mon
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["numpy"] == __import__("numpy").__version__
     monkeypatch.setattr(
-        hardware.metadata,
+        metadata,
         "version",
-        lambda name: (_ for _ in ()).throw(hardware.metadata.PackageNotFoundError(name)),
+        lambda name: (_ for _ in ()).throw(metadata.PackageNotFoundError(name)),
     )
     assert hardware.versions()["torch"] is None
 

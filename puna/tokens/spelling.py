@@ -97,10 +97,7 @@ class ByteLevelSpelling:
     """What GPT-2's decoder does with ids, and all that came after it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.bytes = [
-            _bytes_of(piece, kind)
-            for piece, kind in zip(vocabulary.pieces, vocabulary.types, strict=True)
-        ]
+        self.bytes = _BytesOfIds(vocabulary)
         self.control = frozenset(vocabulary.ids_of(PieceType.CONTROL, PieceType.UNKNOWN))
 
     def decode(self, ids: Sequence[int], *, markup: bool) -> str:
@@ -137,10 +134,21 @@ class ByteLevelStream:
 TextStream = SentencePieceStream | ByteLevelStream
 
 
-def _bytes_of(piece: str, kind: PieceType) -> bytes:
-    """Control and user-defined pieces are spelt as themselves, others in GPT-2's bytes."""
-    content = read_spelling(piece) if kind == PieceType.NORMAL else None
-    return piece.encode("utf-8") if content is None else content
+class _BytesOfIds(dict[int, bytes]):
+    """The bytes of each id that was asked for: few of a vocabulary's, when a text is short.
+
+    Control and user-defined pieces are spelt as themselves, others in GPT-2's bytes.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def __missing__(self, token: int) -> bytes:
+        """Filled in by whichever thread comes first; all would put the same."""
+        piece, kind = self._vocabulary.pieces[token], self._vocabulary.types[token]
+        content = read_spelling(piece) if kind == PieceType.NORMAL else None
+        self[token] = piece.encode("utf-8") if content is None else content
+        return self[token]
 
 
 def _take_characters(held: bytearray) -> str:

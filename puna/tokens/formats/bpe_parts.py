@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.errors import TokenizerError
-from puna.tokens.byte_spelling import read_spelling
+from puna.tokens.byte_spelling import BYTE_OF_CHARACTER, read_spelling
 from puna.tokens.vocabulary import MOST_PIECES, PieceType, Vocabulary, checked, shown
 
 
@@ -63,7 +63,10 @@ def bpe_vocabulary(
             PieceType.CONTROL if token in marks else PieceType.NORMAL
             for token in range(len(pieces))
         ]
-    for token, (piece, kind) in enumerate(zip(pieces, types, strict=True)):
+    typed = list(zip(pieces, types, strict=True))
+    normal = (piece for piece, kind in typed if kind == PieceType.NORMAL)
+    is_spelt = BYTE_OF_CHARACTER.keys() >= set("".join(normal))
+    for token, (piece, kind) in enumerate([] if is_spelt else typed):
         if kind == PieceType.NORMAL and read_spelling(piece) is None:
             raise TokenizerError(
                 f"{path}: piece {token} {shown(piece)} is not spelt in GPT-2's printable bytes"

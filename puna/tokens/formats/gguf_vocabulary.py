@@ -35,6 +35,7 @@ _MARKS = {
     "padding_id": "padding_token_id",
 }
 _SPM_DEFAULTS = {"bos_id": 1, "eos_id": 2, "unknown_id": 0}
+_TYPE_OF_NUMBER = {int(kind): kind for kind in PieceType}
 _TURN_ENDS = ("eot_token_id", "eom_token_id")
 
 
@@ -177,11 +178,11 @@ def _types(keys: _Keys, size: int) -> list[PieceType]:
     if numbers is None:
         raise keys.wrong("token_type", "an array of numbers")
     for token, number in enumerate(numbers):
-        if number not in (1, 2, 3, 4, 5, 6):
+        if number not in _TYPE_OF_NUMBER:
             raise TokenizerError(
                 f"{keys.path}: {_KEYS}token_type of token {token} is {number}, types are 1 to 6"
             )
-    return [PieceType(number) for number in numbers]
+    return [_TYPE_OF_NUMBER[number] for number in numbers]
 
 
 def _spm(keys: _Keys, pieces: list[str], types: list[PieceType]) -> Vocabulary:
