@@ -1,5 +1,6 @@
-"""One setting for all tests: properties try the same examples every time, with no clock."""
+"""Settings for all tests: properties try the same examples every time, with no clock."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import settings
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
+
+os.environ["PUNA_PACKED_CACHE"] = "0"  # a test run packs each model anew, and leaves no files
 
 
 @pytest.fixture(scope="session")

@@ -117,14 +117,12 @@ class PackedCache:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-    def remove(self, source: str) -> int:
-        """Remove what was packed from the model at this path; returns the bytes made free.
+    def remove(self, path: Path) -> int:
+        """Remove one of the files; returns the bytes made free.
 
         Raises MachineError where the folder cannot be written.
         """
-        return sum(
-            _removed(file) for file in self.files() if source in (file.source, str(file.path))
-        )
+        return sum(_removed(file) for file in self.files() if file.path == path)
 
     def _make_room(self, needed: int, path: Path) -> None:
         kept = needed
