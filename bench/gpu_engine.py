@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def facts(case: Case) -> dict[str, Any]:
         "parameters": count.parameters(case.config),
         "prompt_tokens": case.lengths.prompt,
         "decoded_tokens": case.lengths.decoded,
-        "peer": f"transformers {hardware.metadata.version('transformers')}, static cache",
+        "peer": f"transformers {metadata.version('transformers')}, static cache",
     }
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import record
@@ -146,7 +147,7 @@ def summary(name: str, results: dict[str, Any], device: str, dtype: str) -> dict
         "dtype": dtype,
         "threads": hardware.usable_cores(),
         "peer": peer,
-        "peer_version": hardware.metadata.version("transformers"),
+        "peer_version": metadata.version("transformers"),
         "speed_ratio": ours["tokens_per_second"] / results[peer]["tokens_per_second"],
         "memory_ratio": ours["peak_bytes"] / results[peer]["peak_bytes"],
         "results": results,
