@@ -87,6 +87,22 @@ inline Floats load_bf16(const uint16_t* at) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
+#ifdef __AVX512BF16__
+// The processor's rounding takes denormals as 0; under NoDenormals there are none.
+inline __m256i halves(Floats a) { return (__m256i)_mm512_cvtneps_pbh(a.v); }
+inline Floats rounded_bf16(Floats a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves(a)), 16))};
+}
+inline void store_bf16(uint16_t* at, Floats a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), halves(a));
+}
+// 32 values: even's at even places.
+inline void store_bf16_pairs(uint16_t* at, Floats even, Floats odd) {
+  const __m512i low = _mm512_cvtepu16_epi32(halves(even));
+  const __m512i high = _mm512_cvtepu16_epi32(halves(odd));
+  _mm512_storeu_si512(at, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+#else
 inline __m512i rounded_upper(Floats a) {  // bfloat16 in the upper halves, below them rubbish
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -104,6 +120,7 @@ inline void store_bf16_pairs(uint16_t* at, Floats even, Floats odd) {
   const __m512i low = _mm512_srli_epi32(rounded_upper(even), 16);
   _mm512_storeu_si512(at, _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded_upper(odd)));
 }
+#endif
 
 // 64 bytes: four inputs of each of 16 outputs.
 inline Bytes load_bytes(const void* at) { return {_mm512_loadu_si512(at)}; }
