@@ -46,6 +46,13 @@ class SentencePieceSpelling:
         stream = self.stream(markup=markup)
         return "".join([*map(stream.push, ids), stream.flush()])
 
+    def bytes_of(self, token: int) -> bytes:
+        """What `token` adds to a text; nothing where it is a control token."""
+        byte = self.bytes.get(token)
+        if byte is not None:
+            return bytes([byte])
+        return b"" if token in self.control else self.texts[token].encode()
+
     def stream(self, *, markup: bool) -> SentencePieceStream:
         """A decoder for ids that arrive one at a time."""
         return SentencePieceStream(self, markup)
@@ -106,6 +113,10 @@ class ByteLevelSpelling:
         if not markup and not self.control.isdisjoint(ids):
             shown = (token for token in ids if token not in self.control)
         return b"".join(map(self.bytes.__getitem__, shown)).decode("utf-8", "replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """What `token` adds to a text; nothing where it is a control token."""
+        return b"" if token in self.control else self.bytes[token]
 
     def stream(self, *, markup: bool) -> ByteLevelStream:
         """A decoder for ids that arrive one at a time."""

@@ -125,12 +125,19 @@ class Tokenizer:
         return f"every text is encoded anew: {self._encoder.whole_because}"
 
     def encode(
-        self, text: str, *, bos: bool = False, eos: bool = False, special: bool = False
+        self,
+        text: str,
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        special: bool = False,
+        goes_on: bool = False,
     ) -> list[int]:
         """The ids of `text`, between the begin and end tokens where asked.
 
-        With `special`, markup that spells a control token becomes that token. Raises
-        TokenizerError for a lone surrogate, naming its position.
+        With `special`, markup that spells a control token becomes that token. A text that
+        `goes_on` from another has no space put before it. Raises TokenizerError for a lone
+        surrogate, naming its position.
         """
         self._require_marks(bos, eos)
         ids = [self.bos_id] if bos else []
@@ -140,7 +147,8 @@ class Tokenizer:
                 if isinstance(part, int):
                     ids.append(part)
                 else:
-                    plain = self._with_prefix(part, is_first=at == 0)
+                    is_first = at == 0
+                    plain = self._with_prefix(part, is_first=is_first, goes_on=goes_on and is_first)
                     ids += memoryview(self._words.encode(plain)).cast("i").tolist()
                 at += 1
         except ValueError:
@@ -222,6 +230,14 @@ class Tokenizer:
         if self.vocabulary.kind == "spm":
             return int(piece[1:-1], 16) if kind == PieceType.BYTE else None
         return BYTE_OF_CHARACTER.get(piece) if kind == PieceType.NORMAL else None
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that the piece adds to a text; none where it is a control token.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        self._require_known(token)
+        return self._spelling.bytes_of(token)
 
     def is_control(self, token: int) -> bool:
         """Whether the piece is a token without text, such as begin and end."""
@@ -322,14 +338,15 @@ class Tokenizer:
         source = self.vocabulary.chat_template
         return None if source is None else ChatTemplate(source, str(self.path))
 
-    def _with_prefix(self, text: str, *, is_first: bool) -> str:
-        """`text` after the space that SentencePiece's kind puts before it."""
+    def _with_prefix(self, text: str, *, is_first: bool, goes_on: bool = False) -> str:
+        """`text` after the space that SentencePiece's kind puts before it, unless it `goes_on`."""
         rules = self.vocabulary
         if rules.kind == "bpe" or self._encoder.adds_prefix:
             return text
         if SPACE_MARK in text:
             text = text.replace(SPACE_MARK, " ")
-        if not rules.dummy_prefix or not text or not (is_first or rules.prefix_after_marks):
+        is_prefixed = rules.dummy_prefix and (is_first or rules.prefix_after_marks)
+        if not is_prefixed or goes_on or not text:
             return text
         return text if text[0] == " " and not rules.prefix_doubles_spaces else f" {text}"
 

@@ -125,6 +125,18 @@ def test_ids_may_come_as_an_array(tokenizer):
     assert tokenizer.decode(np.array(tokenizer.encode("the llama"), dtype=np.uint16)) == "the llama"
 
 
+def test_the_bytes_of_pieces_make_the_text_that_goes_on(tokenizer, llama_tokenizer):
+    for each in (tokenizer, llama_tokenizer):
+        for text in ("the llama", " the", '{"name"', "高🦙\x00", "▁"):
+            made = b"".join(map(each.bytes_of, each.encode(text, goes_on=True)))
+            assert made == text.replace("▁", " ").encode()
+            prompt = each.encode("A")
+            assert each.decode([*prompt, *each.encode(text, goes_on=True)]) == "A" + made.decode()
+        assert each.bytes_of(each.bos_id) == b""
+    with pytest.raises(TokenizerError, match="token ids go from 0"):
+        tokenizer.bytes_of(tokenizer.vocabulary_size)
+
+
 @pytest.mark.parametrize("code", [0xD800, 0xDFFF])
 @pytest.mark.parametrize("before", ["ab", "word " * 1000])
 def test_a_lone_surrogate_is_refused_with_its_position(tokenizer, code, before):
