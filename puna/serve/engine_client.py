@@ -1,0 +1,257 @@
+"""An engine process as the HTTP process sees it: asked over a socket, ended, and mourned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from puna.serve.errors import ServeError
+from puna.serve.wire import LONGEST_FRAME_BYTES, FrameReader, Message, frame_of
+
+logger = logging.getLogger("puna.serve")
+
+_END_SECONDS = 5  # for a process to end by itself
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine process runs its model; EngineSettings of puna.infer says what they mean."""
+
+    backend: str = "auto"
+    which: str = "latest"
+    tokenizer_path: str | None = None
+    context_tokens: int | None = None
+    running: int = 64
+    queue_limit: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A prompt was read and waits for its turn; its ids and text only where `echo_prompt` asked."""
+
+    prompt_tokens: int
+    choices: int
+    prompt_ids: list[int] | None = None
+    prompt_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a step added to the text `choice`; the last has an `ending`, as puna.serve.wire says."""
+
+    choice: int
+    text: str
+    ids: list[int]
+    logprobs: list[dict[str, Any]] | None
+    ending: dict[str, Any] | None
+
+
+class EngineClient:
+    """One engine process and what was asked of it; `described` is what it says of its model.
+
+    Belongs to the event loop that started it. What is under way when the process ends fails at
+    once with ServeError (failed). Pieces that nobody takes yet are kept here: at most those of the
+    request's max_tokens.
+    """
+
+    def __init__(self, model: str, process: subprocess.Popen[bytes]) -> None:
+        self.model = model
+        self.described: dict[str, Any] = {}
+        self.pid = process.pid
+        self._process = process
+        self._transport: asyncio.Transport | None = None
+        self._ids = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._streams: dict[int, asyncio.Queue[Started | Piece | ServeError]] = {}
+        self._is_ending = False
+        self._exited: asyncio.Task[int] | None = None
+
+    @classmethod
+    async def spawn(cls, model: str) -> EngineClient:
+        """A process that knows no model yet; `open` and `load` are to be asked."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "puna.serve.engine_process", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server, which lets it finish
+            )
+        client = cls(model, process)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: _Connection(client), sock=ours)
+        return client
+
+    @classmethod
+    async def start(cls, model: str, options: EngineOptions | None = None) -> EngineClient:
+        """A process with the model loaded. Raises ServeError (failed) where that fails."""
+        client = await cls.spawn(model)
+        try:
+            await client.open(options or EngineOptions())
+            await client.load(options or EngineOptions())
+        except BaseException:
+            await client.end()
+            raise
+        return client
+
+    async def open(self, options: EngineOptions) -> int:
+        """Bytes that the model needs at least, by its headers."""
+        told = {name: getattr(options, name) for name in ("backend", "which", "tokenizer_path")}
+        opened = await self.ask("open", model=self.model, **told)
+        return int(opened["needed_bytes"])
+
+    async def load(self, options: EngineOptions, room_bytes: int | None = None) -> None:
+        """Load what was opened, in so much memory; without a bound, in what is free."""
+        told = {name: getattr(options, name) for name in ("context_tokens", "running")}
+        told["queue_limit"] = options.queue_limit
+        self.described = await self.ask("load", room_bytes=room_bytes, **told)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers."""
+        return self._transport is not None and not self._is_ending
+
+    async def ask(self, name: str, **fields: Any) -> dict[str, Any]:
+        """The answer to one question. Raises the ServeError that it was refused with."""
+        number = next(self._ids)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            self._send({"id": number, "ask": name, **fields})
+            return await answer
+        finally:
+            del self._asked[number]
+
+    async def generate(self, **fields: Any) -> AsyncGenerator[Started | Piece]:
+        """A Started, then a Piece for each step and text that had something new.
+
+        The fields are those of `generate` in puna.serve.wire. Raises the ServeError that the
+        request is refused with, or that ends one of its texts. Closing the generator, or cancelling
+        who waits for it, cancels the texts within one step.
+        """
+        number = next(self._ids)
+        parts = self._streams[number] = asyncio.Queue()
+        left = 1
+        try:
+            self._send({"id": number, "ask": "generate", **fields})
+            while left:
+                part = await parts.get()
+                if isinstance(part, ServeError):
+                    left = 0
+                    raise part
+                if isinstance(part, Started):
+                    left = part.choices
+                elif part.ending is not None:
+                    if "error" in part.ending:
+                        raise ServeError.from_wire(part.ending["error"])
+                    left -= 1
+                yield part
+        finally:
+            del self._streams[number]
+            if left:
+                with contextlib.suppress(ServeError):  # it has ended, and the texts with it
+                    self._send({"id": next(self._ids), "ask": "cancel", "of": number})
+
+    async def end(self) -> None:
+        """End the process, and what is under way in it; returns when its memory is free."""
+        if self._transport is not None and not self._is_ending:
+            self._send({"id": next(self._ids), "ask": "end"})
+            self._is_ending = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._wait()), _END_SECONDS)
+            return
+        self._process.kill()
+        await self._wait()
+
+    def kill(self) -> None:
+        """End the process without asking it."""
+        self._process.kill()
+
+    def _send(self, message: Message) -> None:
+        if self._transport is None or self._is_ending:
+            raise self._ended()
+        if self._transport.get_write_buffer_size() > LONGEST_FRAME_BYTES:
+            raise ServeError("busy", f"the engine of {self.model} reads nothing now")
+        self._transport.write(frame_of(message))
+
+    def _take(self, message: Message) -> None:
+        """Hand a message of the process to who waits for it, if anybody does."""
+        if "pieces" in message:
+            for number, *piece in message["pieces"]:
+                if (stream := self._streams.get(number)) is not None:
+                    stream.put_nowait(Piece(*piece))
+            return
+        number = message["id"]
+        refusal = ServeError.from_wire(message["error"]) if "error" in message else None
+        if (stream := self._streams.get(number)) is not None:
+            stream.put_nowait(refusal or Started(**message["ok"]["started"]))
+        answer = self._asked.get(number)
+        if answer is None or answer.done():
+            return
+        if refusal is not None:
+            answer.set_exception(refusal)
+        else:
+            answer.set_result(message["ok"])
+
+    def _lose(self) -> None:
+        """The connection has ended: so has the process, or it does now."""
+        self._transport = None
+        if not self._is_ending:
+            self._process.kill()
+            logger.error("the engine of %s (process %d) ended by itself", self.model, self.pid)
+        self._wait()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(self._ended())
+        for stream in self._streams.values():
+            stream.put_nowait(self._ended())
+
+    def _wait(self) -> asyncio.Task[int]:
+        """The process's exit status, once it has ended."""
+        if self._exited is None:
+            self._exited = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
+        return self._exited
+
+    def _ended(self) -> ServeError:
+        if self._is_ending:
+            return ServeError("unavailable", f"the engine of {self.model} was ended")
+        return ServeError(
+            "failed", f"the engine of {self.model} ended in the midst of it", hint="try again"
+        )
+
+
+class _Connection(asyncio.Protocol):
+    """The socket: frames in, whole messages out. What makes no sense ends the connection."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._frames = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the client its writing end."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = self._client._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over every message that is whole."""
+        try:
+            for message in self._frames.feed(data):
+                self._client._take(message)
+        except (ServeError, AttributeError, LookupError, TypeError, ValueError) as error:
+            logger.error("the engine of %s said nonsense: %r", self._client.model, error)
+            assert self._transport is not None
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everyone who waits."""
+        self._client._lose()
