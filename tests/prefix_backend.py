@@ -48,6 +48,9 @@ class PrefixBackend:
             rows += [self.logits(known[: position + 1]) for position in range(first, end)]
         return np.array(rows, dtype=np.float32).reshape(-1, self.vocabulary_size)
 
+    def hidden(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        return self.step(chunks)
+
     def likeliest(self, chunks: Sequence[Chunk]) -> np.ndarray:
         return self.step(chunks).argmax(axis=-1)
 

@@ -165,6 +165,17 @@ def test_likeliest_and_score_are_those_of_the_logits(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_hidden_gives_the_states_that_the_logits_come_from(name):
+    backend = make(name, {})
+    first, second = prompts()[1:]
+    chunks = [Chunk(pages_of(0, 3), 0, second, 17), Chunk(pages_of(5), 0, first, 2)]
+    states = backend.hidden(chunks)
+    output = random_arrays(tiny_config(97))["output.weight"]
+    assert (states.shape, states.dtype) == ((19, 32), np.float32)
+    assert_close(states @ output.T, backend.step(chunks))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_limits_are_kept(name):
     backend = make(name, {})
     with pytest.raises(UsageError, match="positions up to 65"):

@@ -14,6 +14,7 @@ from shared_weights import SHARED, needs_shared
 from puna.errors import CheckpointError, MachineError, UsageError
 from puna.infer.backends.base import Chunk, pages_for
 from puna.infer.backends.cpu_backend import CpuBackend
+from puna.infer.backends.numpy_backend import NumpyBackend
 from puna.model.sizes import ModelConfig
 from puna.weights.gguf_types import TYPES
 from puna.weights.open_model import open_model
@@ -178,6 +179,27 @@ def test_likeliest_and_scores_are_those_of_the_logits(isa):
     normaliser = np.log(np.exp(logits).sum(axis=1))
     wanted = logits[np.arange(300), targets] - normaliser
     np.testing.assert_allclose(backend.score(chunk, targets), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("model", ["mixed", "plain"])
+def test_final_states_are_the_twins_and_in_the_exact_mode_the_same_bits(model, isa):
+    source, texts = exact_case(model)
+    arrays = {name: source.read(name) for name in source.tensors}
+    pages, ids = np.arange(3, dtype=np.int32), texts[1]
+    cuts = [
+        [Chunk(pages, 0, ids, 70)],
+        [Chunk(pages, at, ids[at : at + size], size) for at, size in ((0, 9), (9, 1), (10, 60))],
+    ]
+    backends = [CpuBackend(source, threads=2, mode=mode, isa=isa) for mode in ("float", "exact")]
+    twin, wide, exact = [NumpyBackend(source.config, arrays), *backends]
+    for backend in (twin, wide, exact):
+        backend.reserve(3)
+    wanted = twin.hidden(cuts[0])
+    np.testing.assert_allclose(wide.hidden(cuts[0]), wanted, atol=2e-5, rtol=0)
+    once, often = (np.concatenate([exact.hidden([one]) for one in cut]) for cut in cuts)
+    assert np.array_equal(once, often)
+    assert exact.hidden([]).shape == (0, source.config.dim)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q2_K", "Q6_K"])

@@ -69,6 +69,10 @@ class Backend(Protocol):
         """
         ...
 
+    def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
+        """As `step`, but the wanted rows' final normalised states: [rows, dim], float32."""
+        ...
+
     def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
         """As `step`, but the id of each row's greatest logit (of equals the lowest): [rows]."""
         ...

@@ -73,6 +73,13 @@ class CpuBackend:
         self._run(chunks, wanted, logits=logits)
         return logits
 
+    def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
+        """The wanted rows' final normalised states; see Backend.hidden."""
+        wanted = _wanted(chunks)
+        states = np.empty((len(wanted), self.config.dim), dtype=np.float32)
+        self._run(chunks, wanted, states=states)
+        return states
+
     def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
         """The id of each wanted row's greatest logit; see Backend.likeliest."""
         wanted = _wanted(chunks)
@@ -97,6 +104,7 @@ class CpuBackend:
         likeliest: IdArray | None = None,
         targets: IdArray | None = None,
         log_probabilities: npt.NDArray[np.float64] | None = None,
+        states: FloatArray | None = None,
     ) -> None:
         if not chunks:
             return
@@ -120,6 +128,7 @@ class CpuBackend:
             likeliest,
             targets,
             log_probabilities,
+            states,
         )
         if not finite:
             raise CheckpointError(

@@ -46,6 +46,10 @@ class NumpyBackend:
         """Logits [sum of wanted_rows, vocabulary]; see Backend.step."""
         return self.model.logits(self._wanted_states(chunks))
 
+    def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
+        """The wanted rows' final normalised states; see Backend.hidden."""
+        return self._wanted_states(chunks)
+
     def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
         """The id of each wanted row's greatest logit; see Backend.likeliest."""
         blocks = [logits.argmax(axis=-1) for _rows, logits in self._blocks(chunks)]

@@ -83,6 +83,15 @@ class TorchBackend:
         return logits
 
     @torch.inference_mode()
+    def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
+        """The wanted rows' final normalised states; see Backend.hidden."""
+        for chunk in chunks:
+            self._check(chunk)
+        past = lay_out(self.model, self._cache, chunks)
+        states: FloatArray = self.model.hidden(past.ids, past)[past.wanted].float().cpu().numpy()
+        return states
+
+    @torch.inference_mode()
     def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
         """The id of each wanted row's greatest logit; see Backend.likeliest."""
         ids: IdArray = torch.cat([one.argmax(dim=-1) for one in self._logits(chunks)]).cpu().numpy()

@@ -179,7 +179,8 @@ bool Engine::step(const Request& request) {
                   request.logits,
                   request.likeliest,
                   request.targets,
-                  request.log_probabilities};
+                  request.log_probabilities,
+                  request.hidden};
   Job job{kernels_, model_, step, work_};
   crew_.run(take_part, &job);
   return work_.not_finite == 0;

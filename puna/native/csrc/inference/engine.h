@@ -31,6 +31,7 @@ struct Request {
   int64_t* likeliest;
   const int64_t* targets;
   double* log_probabilities;
+  float* hidden;
 };
 
 // Reads a large buffer with all of a crew: what the memory gives, whoever asks.

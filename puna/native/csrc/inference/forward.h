@@ -119,6 +119,7 @@ class Forward {
       attend_to(layer, i);
       feed(layer);
     }
+    if (step_.hidden) return hand_out();
     for (int64_t start = 0; start < step_.wanted_count; start += LOGIT_ROWS)
       answer(start, smaller_of(LOGIT_ROWS, step_.wanted_count - start));
   }
@@ -367,6 +368,18 @@ class Forward {
     wait();
     const Matrix* const down[] = {&layer.w2};
     multiply_all(down, 1, hidden, rows, {work_.states, width_.dim, true});
+  }
+
+  // The wanted rows' states, normed where they lie: a row is wanted once.
+  void hand_out() const {
+    for (int64_t i; (i = take(step_.wanted_count)) >= 0;) {
+      float* row = states(step_.wanted[i]);
+      Activations same{};
+      same.groups = padded(model_.dim) / GROUP, same.block = 1, same.floats = row;
+      put_normed(row, model_.norm, model_.dim, model_.norm_epsilon, 0, same);
+      memcpy(step_.hidden + i * model_.dim, row, model_.dim * sizeof(float));
+    }
+    wait();
   }
 
   // Logits of wanted rows start .. start + rows - 1, and what is asked for of them.

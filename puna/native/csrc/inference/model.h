@@ -65,12 +65,13 @@ struct Step {
   int64_t work_count;
   const int32_t* wanted;  // rows
   int64_t wanted_count;
-  // Each may be null: all logits [wanted, vocabulary], the place of each row's greatest, and the
-  // log-probability of its target.
+  // Each may be null: all logits [wanted, vocabulary], the place of each row's greatest, the
+  // log-probability of its target; or, alone, the rows' final normalised states [wanted, dim].
   float* logits;
   int64_t* likeliest;
   const int64_t* targets;
   double* log_probabilities;
+  float* hidden;
 };
 
 // Memory that steps of up to `rows` rows work in; `forward_sizes` says how much of each.

@@ -113,7 +113,8 @@ class BoundEngine {
             Array<const float, 2> sines, Array<const int32_t, 1> wanted,
             std::optional<Array<float, 2>> logits, std::optional<Array<int64_t, 1>> likeliest,
             std::optional<Array<const int64_t, 1>> targets,
-            std::optional<Array<double, 1>> log_probabilities) {
+            std::optional<Array<double, 1>> log_probabilities,
+            std::optional<Array<float, 2>> hidden) {
     Request request{};
     request.ids = ids.data(), request.rows = static_cast<int64_t>(ids.shape(0));
     const size_t half = static_cast<size_t>(engine_->model().head_dim / 2);
@@ -148,6 +149,13 @@ class BoundEngine {
                 "a target is out of range");
       request.targets = targets->data();
       request.log_probabilities = log_probabilities->data();
+    }
+    if (hidden) {
+      require(!logits && !likeliest && !targets, "hidden is asked for alone");
+      require(hidden->shape(0) == count &&
+                  static_cast<int64_t>(hidden->shape(1)) == engine_->model().dim,
+              "hidden should be [wanted, dim]");
+      request.hidden = hidden->data();
     }
     const nb::gil_scoped_release released;
     return request.rows == 0 || engine_->step(request);
@@ -228,5 +236,6 @@ void bind_inference(nb::module_& module) {
            "pages"_a.noconvert(), "cosines"_a.noconvert(), "sines"_a.noconvert(),
            "wanted"_a.noconvert(), "logits"_a.noconvert().none(), "likeliest"_a.noconvert().none(),
            "targets"_a.noconvert().none(), "log_probabilities"_a.noconvert().none(),
+           "hidden"_a.noconvert().none(),
            "Run a step; False where its logits are not finite.");
 }
