@@ -10,15 +10,17 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from puna.errors import UsageError
+from puna.errors import BusyError, UsageError
+from puna.infer.embedding import Embeddings
 from puna.infer.result import Piece
 from puna.infer.sampling_params import SamplingParams
-from puna.infer.sequence import Sequence
+from puna.infer.sequence import Listener, Sequence
 
 if TYPE_CHECKING:
-    from puna.infer.engine import Engine, Prompt
+    from puna.infer.engine import Engine, Prompt, Prompts
 
 Pieces = asyncio.Queue[Piece]
+EMBEDDED_AT_ONCE = 16  # texts of a call, so that others get in between
 
 
 class AsyncEngine:
@@ -37,16 +39,39 @@ class AsyncEngine:
         """An asynchronous iterator over what each step adds to the texts of one request.
 
         To be called in the event loop that will read it. Raises at once as Engine.stream does;
-        BusyError is for a server's 429. Here params.n may be more than 1.
+        BusyError is for a server's 429. Here params.n may be more than 1. A constraint is compiled
+        here, unless Engine.grammar did it before, in another thread.
         """
-        if self._is_closed:
-            raise UsageError("the engine is closed")
-        loop, pieces = asyncio.get_running_loop(), Pieces()
-        listener = functools.partial(self._tell, loop, pieces)
+        listener, pieces = self._listen()
         sequences = self.engine.prepare(prompt, params, listener)
         self._core.submit(sequences)
         self.wake()
         return AsyncGeneration(self, sequences, pieces)
+
+    async def embed(self, prompts: Prompts, *, is_unit: bool = True) -> Embeddings:
+        """As Engine.embed, with other texts going on beside it, step by step.
+
+        Raises as it does, and BusyError where the queue has no room for the first text. A task
+        that is cancelled lets go of the texts.
+        """
+        listener, pieces = self._listen()
+        sequences = await asyncio.to_thread(self.engine.prepare_embeddings, prompts, listener)
+        waiting, running = deque(sequences), 0
+        try:
+            while waiting or running:
+                running += self._submit_some(waiting, running)
+                self.wake()
+                piece = await pieces.get()
+                if piece.error is not None:
+                    raise piece.error
+                if piece.result is not None and piece.result.ended_by == "cancelled":
+                    raise UsageError("the engine is closed")
+                running -= 1
+        finally:
+            for sequence in sequences:
+                sequence.is_cancelled = True
+            self.wake()
+        return Embeddings.of((one.mean for one in sequences if one.mean), is_unit=is_unit)
 
     def wake(self) -> None:
         """Have the thread look for work."""
@@ -62,6 +87,27 @@ class AsyncEngine:
         scheduler = self._core.scheduler
         self._core.cancel([*scheduler.running, *scheduler.waiting])
         self._hand_over()
+
+    def _listen(self) -> tuple[Listener, Pieces]:
+        """What hands pieces over to the running event loop. Raises UsageError once closed."""
+        if self._is_closed:
+            raise UsageError("the engine is closed")
+        pieces = Pieces()
+        return functools.partial(self._tell, asyncio.get_running_loop(), pieces), pieces
+
+    def _submit_some(self, waiting: deque[Sequence], running: int) -> int:
+        """Submit texts beside so many of their call; how many. Raises BusyError where none is."""
+        count = 0
+        while waiting and running + count < EMBEDDED_AT_ONCE:
+            try:
+                self._core.submit([waiting[0]])
+            except BusyError:
+                if running + count:
+                    break
+                raise
+            waiting.popleft()
+            count += 1
+        return count
 
     def _tell(self, loop: asyncio.AbstractEventLoop, pieces: Pieces, piece: Piece) -> None:
         self._told.append((loop, pieces, piece))

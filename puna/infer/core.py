@@ -9,7 +9,7 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 
 from puna.errors import BusyError, PunaError
-from puna.infer.backends.base import Backend
+from puna.infer.backends.base import Backend, FloatArray, IdArray
 from puna.infer.scheduler import Limits, Scheduler, Work
 from puna.infer.sequence import Sequence
 
@@ -128,12 +128,25 @@ class Core:
         return True
 
     def _run(self, works: list[Work]) -> list[Sequence]:
-        """One call of the backend, and what each sequence makes of its rows."""
+        """A call of the backend for those that generate, and one for those that want states."""
         assert works, "of what runs, the oldest can always go on"
+        for has_mean in (False, True):
+            some = [work for work in works if (work.sequence.mean is not None) == has_mean]
+            if some:
+                self._compute(some)
+        return [work.sequence for work in works]
+
+    def _compute(self, works: list[Work]) -> None:
+        """One call of the backend, and what each sequence makes of its rows."""
         chunks = [work.sequence.chunk(work.rows, work.drafts) for work in works]
         size = self.scheduler.limits.vocabulary_size
-        is_plain = all(work.sequence.takes_likeliest(size) for work in works)
-        output = self._backend.likeliest(chunks) if is_plain else self._backend.step(chunks)
+        output: FloatArray | IdArray
+        if works[0].sequence.mean is not None:
+            output = self._backend.hidden(chunks)
+        elif all(work.sequence.takes_likeliest(size) for work in works):
+            output = self._backend.likeliest(chunks)
+        else:
+            output = self._backend.step(chunks)
         row = 0
         counts = self._counts
         for work, chunk in zip(works, chunks, strict=True):
@@ -147,7 +160,6 @@ class Core:
             counts["generated_tokens"] += sequence.generated_tokens - before
             counts["drafted_tokens"] += len(work.drafts)
             counts["accepted_tokens"] += sequence.computed - computed
-        return [work.sequence for work in works]
 
     def _settle(self, sequence: Sequence) -> None:
         """Share its pages, free them at its end, and tell who listens."""

@@ -19,7 +19,9 @@ from puna.config import nearest
 from puna.console import human_bytes
 from puna.errors import BusyError, CheckpointError, ConfigError, UsageError, missing_package
 from puna.infer.backends.base import PAGE_POSITIONS, Backend, pages_for
+from puna.infer.constraint import Constraint
 from puna.infer.core import Core, Metrics
+from puna.infer.embedding import Embeddings
 from puna.infer.generation import Generation
 from puna.infer.result import GenerationResult, Piece
 from puna.infer.sampling_params import SamplingParams
@@ -35,6 +37,7 @@ from puna.weights.source import ModelSource
 
 if TYPE_CHECKING:
     from puna.infer.backends.cpu_backend import Mode
+    from puna.infer.grammar import Grammar, Grammars
 
 BackendName = Literal["auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch"]
 BACKENDS: tuple[BackendName, ...] = ("auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch")
@@ -85,6 +88,7 @@ class Engine:
     notes: tuple[str, ...] = ()
     settings: EngineSettings = EngineSettings()
     _core: Core | None = field(default=None, init=False, repr=False)
+    _grammars: Grammars | None = field(default=None, init=False, repr=False, compare=False)
     _making: threading.Lock = field(
         default_factory=threading.Lock, init=False, repr=False, compare=False
     )
@@ -117,17 +121,19 @@ class Engine:
             )
         requests = [self.prepare(*pair) for pair in zip(asked, settings, strict=True)]
         everything = [one for request in requests for one in request]
-        waiting = deque(everything)
-        try:
-            while not all(one.is_over for one in everything):
-                self._submit_some(waiting)
-                self.core.step()
-        finally:
-            self.core.cancel([one for one in everything if not one.is_over])
-        for one in everything:
-            if one.error is not None:
-                raise one.error
+        self._run_all(everything)
         return [one.result for one in everything]
+
+    def embed(self, prompts: Prompts, *, is_unit: bool = True) -> Embeddings:
+        """A vector for each of one or many prompts: the mean of the final normalised states at
+        all of its tokens, BOS among them, of length 1 where `is_unit`.
+
+        Texts and ids are read as `generate` reads them, and may fill the context. Raises as it
+        does, and CheckpointError where the states are not finite.
+        """
+        sequences = self.prepare_embeddings(prompts)
+        self._run_all(sequences)
+        return Embeddings.of((one.mean for one in sequences if one.mean), is_unit=is_unit)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generation:
         """An iterator over the continuation's pieces of text; the prompt is not repeated.
@@ -147,23 +153,41 @@ class Engine:
         """The texts of one request, checked and not yet submitted. Raises as `generate` does."""
         params = params or SamplingParams()
         params.require_known_ids(self.tokenizer.vocabulary_size)
+        grammar = None if params.constraint is None else self.grammar(params.constraint)
         ids = self._ids(prompt)
-        kept = self.context_length
-        if len(ids) >= kept:
-            room = f"the model's context of {kept}"
-            if kept < self.config.context_length:
-                room = f"the {kept} tokens that are kept (the model's context is longer)"
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens, which leaves none to generate in {room}",
-                hint="give a shorter prompt; Puna cuts nothing off by itself",
-            )
+        room = self._room_after(ids, least=min(params.max_tokens, 1))
         seed = secrets.randbits(32) if params.seed is None else params.seed
-        limit = min(kept - len(ids), params.max_tokens)
-        request = Request(ids, params, seed, limit, listener)
+        request = Request(ids, params, seed, min(room, params.max_tokens), listener, grammar)
         sequences = [Sequence(request, self.tokenizer, choice) for choice in range(params.n)]
         for other in sequences[1:]:  # the first alone fills it
             other.prompt_logprobs = sequences[0].prompt_logprobs
         return sequences
+
+    def prepare_embeddings(
+        self, prompts: Prompts, listener: Listener | None = None
+    ) -> list[Sequence]:
+        """The texts of `embed`, checked and not yet submitted; each will have its `mean`."""
+        sequences = []
+        for prompt in as_prompts(prompts):
+            ids = self._ids(prompt)
+            self._room_after(ids, least=0)
+            request = Request(ids, SamplingParams(max_tokens=0), 0, 0, listener, wants_mean=True)
+            sequences.append(Sequence(request, self.tokenizer))
+        return sequences
+
+    def grammar(self, constraint: Constraint) -> Grammar:
+        """The constraint compiled for the tokenizer, and kept: what `prepare` asks for.
+
+        The first takes 0.1 to 0.3 s, another milliseconds, or a quarter of a second if it is very
+        large: an event loop should have another thread do it before. Raises ConfigError for what
+        cannot be kept to.
+        """
+        with self._making:
+            if self._grammars is None:
+                from puna.infer.grammar import Grammars
+
+                self._grammars = Grammars(self.tokenizer)
+        return self._grammars.of(constraint)
 
     @property
     def core(self) -> Core:
@@ -212,6 +236,19 @@ class Engine:
         self._core = None
         return self.backend
 
+    def _run_all(self, sequences: list[Sequence]) -> None:
+        """Run the texts, and those under way beside them, to their ends. Raises their errors."""
+        waiting = deque(sequences)
+        try:
+            while not all(one.is_over for one in sequences):
+                self._submit_some(waiting)
+                self.core.step()
+        finally:
+            self.core.cancel([one for one in sequences if not one.is_over])
+        for one in sequences:
+            if one.error is not None:
+                raise one.error
+
     def _submit_some(self, waiting: deque[Sequence]) -> None:
         """As many of them as the queue has room for."""
         with contextlib.suppress(BusyError):
@@ -226,6 +263,20 @@ class Engine:
         one, free = pages_for(self.config.context_length), hardware.memory_available_bytes()
         several = min(min(4, self.settings.running) * one, free // 8 // self.backend.page_bytes)
         return max(several, min(one, free // 2 // self.backend.page_bytes), 1)
+
+    def _room_after(self, ids: list[int], *, least: int) -> int:
+        """How many tokens may follow a prompt. Raises UsageError where it is less than `least`."""
+        kept = self.context_length
+        if len(ids) + least <= kept:
+            return kept - len(ids)
+        room = f"the model's context of {kept}"
+        if kept < self.config.context_length:
+            room = f"the {kept} tokens that are kept (the model's context is longer)"
+        leaves = ", which leaves none to generate in" if least else ", too many for"
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens{leaves} {room}",
+            hint="give a shorter prompt; Puna cuts nothing off by itself",
+        )
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

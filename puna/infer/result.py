@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from puna.infer.logprobs import TokenLogprob
 
-Ending = Literal["eos", "stop token", "stop string", "max tokens", "context end", "cancelled"]
+Ending = Literal[
+    "eos", "stop token", "stop string", "constraint", "max tokens", "context end", "cancelled"
+]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -40,8 +42,9 @@ class GenerationResult:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """`stop`: EOS, a stop token or string; `length`: max_tokens or the context's end."""
-        if self.ended_by in ("eos", "stop token", "stop string"):
+        """`stop`: EOS, a stop token or string, or the constraint lets nothing follow; `length`:
+        max_tokens or the context's end."""
+        if self.ended_by in ("eos", "stop token", "stop string", "constraint"):
             return "stop"
         if self.ended_by in ("max tokens", "context end"):
             return "length"

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from puna.errors import ConfigError
+from puna.infer.constraint import Constraint
 
 # Requests come from strangers: each bound caps what one of them may cost.
 MOST_CHOICES = 128
@@ -20,7 +21,7 @@ MOST_DRAFT_TOKENS, LONGEST_NGRAM = 32, 8
 
 # name -> kind, least, most, what to say when it is neither
 RANGES: dict[str, tuple[type, float, float, str]] = {
-    "max_tokens": (Integral, 1, math.inf, "at least 1"),
+    "max_tokens": (Integral, 0, math.inf, "0 (only read the prompt) or more"),
     "temperature": (Real, 0, 1000, "between 0 (greedy) and 1000"),
     "top_k": (Integral, 0, math.inf, "0 (off) or more"),
     "top_p": (Real, 1e-30, 1, "above 0 and at most 1 (off)"),
@@ -51,7 +52,8 @@ class SamplingParams:
 
     `logit_bias` adds to the logits of token ids, -100 to 100. `stop` and `stop_ids` end the text
     and are no part of it; so does the model's own end unless `ignore_eos`. `n` is the number of
-    texts. `logprobs` and `prompt_logprobs` ask for log-probabilities with so many alternatives.
+    texts. `constraint` says what a text has to be. `logprobs` and `prompt_logprobs` ask for
+    log-probabilities with so many alternatives.
     `draft_tokens` guesses that many tokens a step from how the text went on after its last
     `longest_ngram` to `shortest_ngram` tokens before; that changes the speed and never the text.
     """
@@ -73,6 +75,7 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
     draft_tokens: int = 0
     shortest_ngram: int = 2
     longest_ngram: int = 4
@@ -85,6 +88,8 @@ class SamplingParams:
         in_order = self.shortest_ngram <= self.longest_ngram
         _require(in_order, "shortest_ngram", "at most longest_ngram", self.shortest_ngram)
         _require(type(self.ignore_eos) is bool, "ignore_eos", "true or false", self.ignore_eos)
+        is_constraint = isinstance(self.constraint, Constraint | None)
+        _require(is_constraint, "constraint", "a Constraint or None", self.constraint)
         self._check_stops()
         self._check_bias()
         object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
@@ -98,7 +103,7 @@ class SamplingParams:
     @property
     def takes_likeliest(self) -> bool:
         """Whether each token is the one of the greatest logit, and nothing else is asked for."""
-        is_plain = not self.has_penalties and not self.logit_bias
+        is_plain = not self.has_penalties and not self.logit_bias and self.constraint is None
         return self.temperature == 0 and is_plain and self.logprobs is None
 
     def require_known_ids(self, vocabulary_size: int) -> None:

@@ -187,7 +187,7 @@ class Scheduler:
 
     def _adoptable(self, sequence: Sequence) -> int:
         """Pages that may come from others: the last id has to be run, for its logits."""
-        if sequence.must_score_prompt:
+        if sequence.needs_all_rows:
             return 0
         return min(len(sequence.ids) - 1, self._shareable(sequence)) // PAGE_POSITIONS
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
+from puna.infer.embedding import StateMean
 from puna.infer.logprobs import TokenLogprob, token_logprob
 from puna.infer.prefix_cache import BEGINNING
 from puna.infer.result import Ending, GenerationResult, Piece
@@ -20,18 +21,26 @@ from puna.infer.speculative import NgramDrafts
 from puna.infer.stop import StopStrings
 from puna.tokens.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from puna.infer.grammar import Grammar
+
 Listener = Callable[[Piece], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A checked prompt and what to do with it; `limit` is how many tokens there is room for."""
+    """A checked prompt and what to do with it; `limit` is how many tokens there is room for.
+
+    `grammar` is what the params' constraint became; with `wants_mean` the states are averaged.
+    """
 
     prompt_ids: ListLike[int]
     params: SamplingParams
     seed: int
     limit: int
     listener: Listener | None = None
+    grammar: Grammar | None = None
+    wants_mean: bool = False
 
 
 class Sequence:
@@ -75,6 +84,12 @@ class Sequence:
         for token in self.ids:  # so that the first piece keeps the space before it
             self._decoder.push(token)
         self._ends = frozenset() if self.params.ignore_eos else tokenizer.stop_ids
+        self._grammar = (
+            request.grammar.text(self._ends.union(self.params.stop_ids))
+            if request.grammar is not None
+            else None
+        )
+        self.mean = StateMean() if request.wants_mean else None
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._said: tuple[int, int, int] = (0, 0, 0)  # texts, ids, logprobs of earlier pieces
@@ -102,6 +117,11 @@ class Sequence:
     def must_score_prompt(self) -> bool:
         """Whether log-probabilities of prompt tokens are still to be taken."""
         return self._scores_prompt and len(self.prompt_logprobs) < self.prompt_tokens
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether every id has to be run here, also where others have computed its page."""
+        return self.must_score_prompt or self.mean is not None
 
     def drafts(self, most: int) -> list[int]:
         """Guesses of the tokens after the next one, at most so many."""
@@ -133,21 +153,28 @@ class Sequence:
     def chunk(self, rows: int, drafts: ListLike[int]) -> Chunk:
         """The next `rows` ids and then the drafts, with the logits that `advance` needs."""
         start, end = self.computed, self.computed + rows
-        wanted = 1 + len(drafts) if end == len(self.ids) else 0
-        if self.must_score_prompt:
+        wanted = 1 + len(drafts) if end == len(self.ids) and self.limit else 0
+        if self.needs_all_rows:
             wanted = rows
         new = np.array([*self.ids[start:end], *drafts], dtype=np.int64)
         return Chunk(self.pages[: pages_for(start + len(new))], start, new, wanted)
 
-    def advance(self, rows: int, drafts: ListLike[int], output: FloatArray | IdArray) -> None:
-        """Take what a step gave for the chunk: logits [wanted rows, vocabulary] or ids [rows].
+    def advance(self, rows: int, drafts: ListLike[int], output: Any) -> None:
+        """Take what a step gave for the chunk: logits [wanted rows, vocabulary], ids [rows], or
+        states [rows, dim] where it has a `mean`.
 
-        Raises CheckpointError where the logits are not finite.
+        Raises CheckpointError where the logits are not finite, ConfigError where the constraint
+        cannot be kept to.
         """
         self.computed += rows
-        if self.must_score_prompt:
+        if self.mean is not None:
+            self.mean.add(self.computed - rows, output)
+        elif self.must_score_prompt:
             self._score_prompt(self.computed - rows, output)
         if self.remaining or self.is_cancelled:
+            return
+        if not self.limit:
+            self.ended_by = "max tokens"
             return
         for row, draft in enumerate([*drafts, -1], len(output) - 1 - len(drafts)):
             token = self._choose(output[row])
@@ -213,6 +240,8 @@ class Sequence:
             return int(output)
         # A model's vocabulary may be padded beyond the tokenizer's pieces.
         logits = output[: self._vocabulary_size]
+        if self._grammar is not None:
+            logits = self._grammar.masked(logits)
         point = 0.0
         if self.params.temperature:
             point = uniform(self.seed, self.generated_tokens, self.choice)
@@ -235,8 +264,12 @@ class Sequence:
         if params.logprobs is not None:
             self._logprobs.append(token_logprob(output, token, params.logprobs))
         self._texts.append(self._stops.push(self._decoder.push(token)))
+        if self._grammar is not None:
+            self._grammar.take(token)
         if self._stops.found is not None:
             self.ended_by = "stop string"
+        elif self._grammar is not None and self._grammar.is_complete:
+            self._end("constraint")
         elif self.generated_tokens == self.limit:
             self._end("max tokens" if self.limit == params.max_tokens else "context end")
 

@@ -42,7 +42,7 @@ EVERYTHING = SamplingParams(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("max_tokens", 2.0),
         ("max_tokens", True),
         ("temperature", -0.1),
