@@ -11,16 +11,12 @@ from puna.errors import ConfigError
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What one request may cost; each breach is a 400, the body's a 413. Raises ConfigError."""
+    """What one request may cost beside its fields' own bounds. Raises ConfigError."""
 
     body_bytes: int = 8 << 20  # a prompt of a million ids in JSON
     body_seconds: float = 30.0  # for all of a body to arrive
-    prompts: int = 256  # of a completions request, or texts to embed
-    choices: int = 128  # n, as SamplingParams
     texts: int = 512  # prompts times n
-    messages: int = 4096
-    tools: int = 128
-    json_depth: int = 64
+    json_depth: int = 64  # of a body, JSON schemas with it
     schema_bytes: int = 64 << 10
     write_seconds: float = 30.0  # for a reader to take what is sent; then the connection ends
     ping_seconds: float = 15.0  # a comment in a stream where nothing comes

@@ -1,0 +1,1 @@
+"""OpenAI's routes, with the fields that its clients send and those that local servers add."""

@@ -1,0 +1,176 @@
+"""POST /v1/completions: texts that go on from prompts, as evaluation harnesses need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from puna.serve.body import JsonRoute
+from puna.serve.engine_client import EngineClient, Piece, Started
+from puna.serve.errors import ServeError
+from puna.serve.openai.answering import Ask, Chunk, Heading, Tally, respond, texts
+from puna.serve.openai.logprobs import TokenLogprob, legacy_logprobs
+from puna.serve.openai.models import served_name
+from puna.serve.openai.responses import COMPLETION_STREAM, ERRORS, Completion
+from puna.serve.openai.sampling import constraint_of, sampling_fields
+from puna.serve.openai.schemas import CompletionRequest, Prompt
+from puna.serve.settings import RequestLimits
+
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
+
+_DEFAULT_TOKENS = 16  # OpenAI's
+
+
+@router.post(
+    "/v1/completions",
+    response_model=Completion,
+    responses={**ERRORS, 200: COMPLETION_STREAM},
+)
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """How each prompt goes on; with `stream`, in chunks as it is made."""
+    state = request.app.state
+    limits: RequestLimits = state.settings.limits
+    model = served_name(state.pool, body.model)
+    prompts = prompts_of(body.prompt)
+    _require_servable(body, len(prompts), limits)
+    constraint = constraint_of(body.response_format, body.grammar, limits)
+    params = {**sampling_fields(body), **_own_fields(body)}
+    answer = CompletionAnswer(body, model, len(prompts))
+
+    async def asks(_client: EngineClient) -> list[Ask]:
+        asked = {"params": params, "constraint": constraint, "echo_prompt": bool(body.echo)}
+        return [{"prompt": prompt, **asked} for prompt in prompts]
+
+    return await respond(
+        request, answer, texts(state.pool, model, asks), is_stream=bool(body.stream)
+    )
+
+
+def prompts_of(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompts of OpenAI's four forms as the engine process takes them."""
+    if isinstance(prompt, str):
+        return [{"text": prompt}]
+    if isinstance(prompt[0], int):
+        return [{"ids": prompt}]
+    return [{"text": one} if isinstance(one, str) else {"ids": one} for one in prompt]
+
+
+def require_few(count: int, limits: RequestLimits, param: str) -> None:
+    """Raises ServeError for more texts than one request may have."""
+    if count > limits.texts:
+        message = f"a request may have {limits.texts} texts, got {count}"
+        raise ServeError("invalid", message, param=param)
+
+
+def _require_servable(body: CompletionRequest, prompts: int, limits: RequestLimits) -> None:
+    require_few(prompts * (body.n or 1), limits, "prompt")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        message = f"best_of should be n, {body.n or 1}, got {body.best_of}"
+        raise ServeError("invalid", message, param="best_of", hint="ask for n texts and choose")
+    if body.stream and body.echo and body.logprobs is not None:
+        message = "a prompt's log-probabilities come at the end, and are not streamed"
+        raise ServeError("invalid", message, param="stream")
+
+
+def _own_fields(body: CompletionRequest) -> dict[str, Any]:
+    """SamplingParams' fields that completions name otherwise than chat."""
+    limit = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    fields: dict[str, Any] = {"max_tokens": limit}
+    if body.logprobs is not None:
+        fields["logprobs"] = body.logprobs
+        if body.echo:
+            fields["prompt_logprobs"] = body.logprobs
+    return fields
+
+
+@dataclass
+class CompletionChoice:
+    """One of the texts of an answer, as far as it has come. `offset` counts its characters."""
+
+    index: int
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    offset: int = 0
+
+
+class CompletionAnswer:
+    """The answer to a completions request, chunk by chunk and whole."""
+
+    def __init__(self, body: CompletionRequest, model: str, prompts: int) -> None:
+        self.tally = Tally()
+        self._body = body
+        options = body.stream_options
+        self._has_usage = bool(options and options.include_usage)
+        self._heading = Heading("cmpl", "text_completion", model, self._has_usage)
+        self._choices = [CompletionChoice(i) for i in range(prompts * (body.n or 1))]
+
+    def begin(self, prompt: int, started: Started) -> Iterator[Chunk]:
+        """The prompt where it is echoed, for each of its texts."""
+        if started.prompt_text is None:
+            return
+        count = self._body.n or 1
+        for choice in self._choices[prompt * count : (prompt + 1) * count]:
+            choice.text.append(started.prompt_text)
+            yield self._chunk(choice, started.prompt_text, [])
+
+    def add(self, prompt: int, piece: Piece) -> Iterator[Chunk]:
+        """What the text goes on with, and at its end why it is over."""
+        choice = self._choices[prompt * (self._body.n or 1) + piece.choice]
+        logprobs = piece.logprobs or []
+        choice.text.append(piece.text)
+        choice.logprobs += logprobs
+        if piece.text or logprobs:
+            yield self._chunk(choice, piece.text, logprobs)
+        if piece.ending is not None:
+            self._end(choice, piece)
+            is_last = all(one.finish_reason for one in self._choices)
+            yield self._chunk(choice, "", [], self.tally.timings() if is_last else None)
+
+    def end(self) -> Iterator[Chunk]:
+        """The usage, where it was asked for."""
+        if self._has_usage:
+            yield self._heading.around([], usage=self.tally.usage())
+
+    def whole(self) -> dict[str, Any]:
+        """A text_completion."""
+        has_logprobs = self._body.logprobs is not None
+        choices = [
+            {
+                "index": choice.index,
+                "text": "".join(choice.text),
+                "logprobs": legacy_logprobs(choice.logprobs) if has_logprobs else None,
+                "finish_reason": choice.finish_reason,
+            }
+            for choice in self._choices
+        ]
+        tally = self.tally
+        return self._heading.around(choices, usage=tally.usage(), timings=tally.timings())
+
+    def _end(self, choice: CompletionChoice, piece: Piece) -> None:
+        assert piece.ending is not None
+        ending = piece.ending
+        choice.finish_reason = ending["finish_reason"]
+        if ending.get("prompt_logprobs"):
+            choice.logprobs = [*ending["prompt_logprobs"], *choice.logprobs]
+        self.tally.add(piece)
+
+    def _chunk(
+        self,
+        choice: CompletionChoice,
+        text: str,
+        logprobs: list[TokenLogprob],
+        timings: dict[str, float] | None = None,
+    ) -> Chunk:
+        has_logprobs = self._body.logprobs is not None and bool(logprobs)
+        entry = {
+            "index": choice.index,
+            "text": text,
+            "logprobs": legacy_logprobs(logprobs, choice.offset) if has_logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+        choice.offset += len(text)
+        return self._heading.around([entry], timings=timings)
