@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from puna.infer.grammar import Grammar, GrammarText
 from puna.infer.logprobs import TokenLogprob, token_logprob
 from puna.infer.sampler import TokenCounts, next_token, uniform
 from puna.infer.sampling_params import SamplingParams
@@ -33,16 +34,20 @@ def plain_text(
     *,
     context_length: int,
     choice: int = 0,
+    grammar: Grammar | None = None,
 ) -> PlainText:
-    """The continuation of `prompt`; `params` must have a seed."""
+    """The continuation of `prompt`; `params` must have a seed, and what its constraint became."""
     made: list[int] = []
     logprobs = []
     ended_by, text = "context end", ""
-    while len(prompt) + len(made) < context_length:
+    while params.max_tokens and len(prompt) + len(made) < context_length:
         logits = logits_after([*prompt, *made]).astype(np.float32)
         counts = TokenCounts(prompt, made)
         point = uniform(params.seed, len(made), choice)
-        token = next_token(logits[: tokenizer.vocabulary_size], params, counts, point)
+        allowed = logits[: tokenizer.vocabulary_size]
+        if grammar is not None:
+            allowed = grammar_text(grammar, tokenizer, params, made).masked(allowed)
+        token = next_token(allowed, params, counts, point)
         ending = None if params.ignore_eos or token not in tokenizer.stop_ids else "eos"
         ending = ending or ("stop token" if token in params.stop_ids else None)
         if ending:
@@ -60,11 +65,26 @@ def plain_text(
             end, minus_length = min(ends)
             text = text[: end + minus_length]
             break
+        if grammar and grammar_text(grammar, tokenizer, params, made).is_complete:
+            ended_by = "constraint"
+            break
         if len(made) == params.max_tokens:
             ended_by = "max tokens"
             break
+    ended_by = ended_by if params.max_tokens else "max tokens"
     is_asked = params.logprobs is not None
     return PlainText(text, tuple(made), ended_by, tuple(logprobs) if is_asked else None)
+
+
+def grammar_text(
+    grammar: Grammar, tokenizer: Tokenizer, params: SamplingParams, made: Sequence[int]
+) -> GrammarText:
+    """The grammar, gone through anew."""
+    ends = set() if params.ignore_eos else tokenizer.stop_ids
+    text = grammar.text({*ends, *params.stop_ids})
+    for token in made:
+        text.take(token)
+    return text
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], made: Sequence[int]) -> str:

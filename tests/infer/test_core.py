@@ -18,6 +18,7 @@ from tiny_model import TEXTS, tiny_config, write_tokenizer
 
 from puna.errors import BusyError, CheckpointError, ConfigError, UsageError
 from puna.infer.backends.base import PAGE_POSITIONS, pages_for
+from puna.infer.constraint import Constraint
 from puna.infer.engine import Engine, EngineSettings
 from puna.infer.sampling_params import SamplingParams
 from puna.model.sizes import RopeScaling
@@ -56,6 +57,7 @@ def wanted_text(engine: Engine, prompt, params, choice=0):
         params,
         context_length=min(CONTEXT, engine.core.scheduler.pool.count * PAGE_POSITIONS),
         choice=choice,
+        grammar=params.constraint and engine.grammar(params.constraint),
     )
 
 
@@ -351,9 +353,10 @@ PROMPTS = st.one_of(
     ),
     st.sampled_from(TEXTS),
 )
+CONSTRAINTS = [Constraint("json_object"), Constraint("regex", "(the|he|a|[0-9]| )*!?")]
 PARAMS = st.builds(
     SamplingParams,
-    max_tokens=st.integers(1, 70),
+    max_tokens=st.integers(0, 70),
     temperature=st.sampled_from([0.0, 0.0, 1.0, 2.0]),
     top_p=st.sampled_from([0.9, 1.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
@@ -363,6 +366,7 @@ PARAMS = st.builds(
     n=st.integers(1, 3),
     logprobs=st.sampled_from([None, None, 0, 2]),
     prompt_logprobs=st.sampled_from([None, None, None, 1]),
+    constraint=st.sampled_from([None, None, None, *CONSTRAINTS]),
     draft_tokens=st.sampled_from([0, 0, 3, 8]),
     shortest_ngram=st.just(1),
 )
