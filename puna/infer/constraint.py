@@ -28,10 +28,11 @@ class Constraint:
     `json_object` is any JSON object. Otherwise `source` says more: a JSON Schema as JSON text; a
     regular expression, in the syntax of Rust's regex without look-around, that matches the whole
     text; a grammar in llguidance's dialect of Lark, or in llama.cpp's GBNF (with `::=`). JSON may
-    hold a space or a line feed with indentation where whitespace is allowed, no more.
+    hold a space or a line feed with indentation where whitespace is allowed, no more; a schema's
+    whole numbers beyond 2^53 are read as float64.
 
-    Raises ConfigError for another kind, a source that is too long, and a schema that is no JSON or
-    too deep; what the library thinks of it is known when it is compiled (Engine.grammar).
+    Raises ConfigError for another kind, a source that is too long, and a schema that is no JSON
+    object or too deep; what the library thinks of it is known when it is compiled (Engine.grammar).
     """
 
     kind: Kind
@@ -73,9 +74,12 @@ class Constraint:
 
 def _check_schema(source: str) -> None:
     try:
-        layer = [json.loads(source, parse_constant=_refuse)]
+        schema = json.loads(source, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"json_schema should be JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise ConfigError(f"json_schema should be a JSON object, got {source[:40]}")
+    layer: list[Any] = [schema]
     for _depth in range(DEEPEST_SCHEMA):
         inner = (one.values() if isinstance(one, dict) else one for one in layer)
         layer = [one for values in inner for one in values if isinstance(one, dict | list)]

@@ -153,11 +153,11 @@ class _Pieces:
 def _source(constraint: Constraint) -> str:
     """A constraint as the library takes it. Raises ConfigError for a grammar that is none."""
     kind, source = constraint.kind, constraint.source
-    if kind in ("json_object", "json_schema"):
-        return LLMatcher.grammar_from_json_schema(
-            source or OBJECT, overrides={"whitespace_pattern": WHITESPACE}
-        )
     try:
+        if kind in ("json_object", "json_schema"):
+            return LLMatcher.grammar_from_json_schema(
+                source or OBJECT, overrides={"whitespace_pattern": WHITESPACE}
+            )
         return grammar_from("regex" if kind == "regex" else "grammar", source)
     except ValueError as error:
         raise _unusable(constraint, str(error)) from None
