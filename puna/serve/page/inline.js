@@ -1,0 +1,188 @@
+// Emphasis, code, links within a line of Markdown, in time linear in its length: a model may write
+// a hundred thousand stars.
+
+import { element } from "./dom.js";
+
+const special = /[\\`*_~[\]<]|https?:\/\//g;
+const plainPart = String.raw`[^\s()<>]{0,1000}`;
+const destination = new RegExp(
+  String.raw`\]\(\s{0,9}<?(${plainPart}(?:\(${plainPart}\)${plainPart}){0,4})>?`
+    + String.raw`(?:\s{1,9}"[^"\n]{0,300}")?\s{0,9}\)`,
+  "y",
+);
+const bareLink = /https?:\/\/[^\s<>"'`\\)\]]{1,2000}/y;
+const angleLink = /<(https?:\/\/[^\s<>]{1,2000}|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})>/y;
+const names = { "*": "em", _: "em", "**": "strong", __: "strong", "~~": "del" };
+const mostOpen = 20; // so deep may emphasis nest; the rest is plain text
+
+/** The nodes that `text` stands for. */
+export function inline(text) {
+  return new Scanner(text).nodes();
+}
+
+class Scanner {
+  constructor(text) {
+    this.text = text;
+    this.out = [];
+    this.open = []; // {mark, index}: what waits for its end, where its nodes begin
+    this.unclosed = new Set(); // lengths of backtick runs that end nowhere
+  }
+
+  nodes() {
+    const { text } = this;
+    let at = 0;
+    for (;;) {
+      special.lastIndex = at;
+      const found = special.exec(text);
+      if (!found) break;
+      this.plain(text.slice(at, found.index));
+      at = this.step(found.index, found[0]);
+    }
+    this.plain(text.slice(at));
+    return this.out;
+  }
+
+  plain(text) {
+    if (!text) return;
+    const last = this.out.at(-1);
+    const isMark = this.open.some((one) => one.index === this.out.length - 1);
+    if (last?.nodeType === Node.TEXT_NODE && !isMark) last.appendData(text);
+    else this.out.push(document.createTextNode(text));
+  }
+
+  /** Take what stands at `at`; returns where the rest begins. */
+  step(at, found) {
+    const { text } = this;
+    if (found === "\\") {
+      const isEscape = /[!-/:-@[-`{-~]/.test(text[at + 1] ?? "");
+      this.plain(isEscape ? text[at + 1] : "\\");
+      return at + (isEscape ? 2 : 1);
+    }
+    if (found === "`") return this.code(at);
+    if (found === "[") return this.bracket(at);
+    if (found === "]") return this.closeBracket(at);
+    if (found === "<") return this.address(angleLink, at, 1) ?? this.literal(at, 1);
+    if (found.startsWith("http")) return this.address(bareLink, at, 0) ?? this.literal(at, 4);
+    return this.emphasis(at);
+  }
+
+  literal(at, length) {
+    this.plain(this.text.slice(at, at + length));
+    return at + length;
+  }
+
+  code(at) {
+    const { text } = this;
+    let start = at;
+    while (text[start] === "`") start += 1;
+    const length = start - at;
+    if (this.unclosed.has(length)) return this.literal(at, length);
+    const mark = "`".repeat(length);
+    let end = text.indexOf(mark, start);
+    while (end >= 0 && (text[end + length] === "`" || text[end - 1] === "`")) {
+      let after = end;
+      while (text[after] === "`") after += 1;
+      end = text.indexOf(mark, after);
+    }
+    if (end < 0) {
+      this.unclosed.add(length);
+      return this.literal(at, length);
+    }
+    const inner = text.slice(start, end);
+    const isPadded = /^ .*[^ ].* $/s.test(inner);
+    this.out.push(element("code", {}, isPadded ? inner.slice(1, -1) : inner));
+    return end + length;
+  }
+
+  bracket(at) {
+    if (this.open.length < mostOpen && !this.open.some((one) => one.mark === "[")) {
+      this.open.push({ mark: "[", index: this.out.length });
+    }
+    this.out.push(document.createTextNode("["));
+    return at + 1;
+  }
+
+  closeBracket(at) {
+    const place = this.open.findLastIndex((one) => one.mark === "[");
+    if (place < 0) return this.literal(at, 1);
+    destination.lastIndex = at;
+    const found = destination.exec(this.text);
+    const { index } = this.open[place];
+    this.open.length = place;
+    const address = found && safeAddress(found[1]);
+    if (!address) return this.literal(at, 1);
+    const [, ...children] = this.out.splice(index);
+    // A picture would be fetched from wherever the model says: it is shown as a link.
+    const last = this.out.at(-1);
+    if (last?.nodeType === Node.TEXT_NODE && last.data.endsWith("!")) {
+      last.deleteData(last.length - 1, 1);
+    }
+    this.out.push(linkTo(address, children));
+    return at + found[0].length;
+  }
+
+  address(form, at, mark) {
+    form.lastIndex = at;
+    const found = form.exec(this.text);
+    if (!found || this.open.some((one) => one.mark === "[")) return null;
+    const shown = mark ? found[1] : found[0].replace(/[.,;:!?*_~]+$/, "");
+    const address = safeAddress(shown.includes("://") ? shown : `mailto:${shown}`);
+    if (!address) return null;
+    this.out.push(linkTo(address, [shown]));
+    return at + (mark ? found[0].length : shown.length);
+  }
+
+  emphasis(at) {
+    const { text } = this;
+    let end = at;
+    while (text[end] === text[at]) end += 1;
+    const run = text.slice(at, end);
+    const before = text[at - 1] ?? " ";
+    const after = text[end] ?? " ";
+    const isPlain = run.length > 3 || (text[at] === "~" && run.length !== 2);
+    if (isPlain) return this.literal(at, run.length);
+    const isWord = text[at] === "_";
+    const canOpen = !/\s/.test(after) && !(isWord && /[\p{L}\p{N}]/u.test(before));
+    const canClose = !/\s/.test(before) && !(isWord && /[\p{L}\p{N}]/u.test(after));
+    const marks = run.length === 3 ? [run.slice(0, 2), run[0]] : [run];
+    if (canClose && this.close(marks)) return end;
+    const isFull = this.open.length + marks.length > mostOpen;
+    if (!canOpen || isFull) return this.literal(at, run.length);
+    for (const mark of marks) {
+      this.open.push({ mark, index: this.out.length });
+      this.out.push(document.createTextNode(mark));
+    }
+    return end;
+  }
+
+  /** Wrap what stands since the marks were opened, all of them or none. */
+  close(marks) {
+    const wanted = marks.length === 2 ? [...marks].reverse() : marks;
+    if (!wanted.every((mark) => this.open.some((one) => one.mark === mark))) return false;
+    for (const mark of wanted) {
+      const place = this.open.findLastIndex((one) => one.mark === mark);
+      if (place < 0) continue;
+      const { index } = this.open[place];
+      this.open.length = place;
+      const [, ...children] = this.out.splice(index);
+      this.out.push(element(names[mark], {}, ...children));
+    }
+    return true;
+  }
+}
+
+/** An address that a click may go to, or null: no script, no data, nothing relative. */
+function safeAddress(text) {
+  let address;
+  try {
+    address = new URL(text);
+  } catch {
+    return null;
+  }
+  return ["http:", "https:", "mailto:"].includes(address.protocol) ? address.href : null;
+}
+
+function linkTo(address, children) {
+  const apart = { target: "_blank", rel: "noopener noreferrer" };
+  return element("a", { href: address, title: address, ...apart }, ...children);
+}

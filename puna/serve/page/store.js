@@ -1,0 +1,54 @@
+// What stays in this browser: settings as JSON in localStorage, conversations in IndexedDB.
+
+const prefix = "puna.";
+
+/** The settings kept under `name`, over `defaults`. */
+export function kept(name, defaults) {
+  try {
+    return { ...defaults, ...JSON.parse(localStorage.getItem(prefix + name) ?? "{}") };
+  } catch {
+    return { ...defaults };
+  }
+}
+
+export function keep(name, values) {
+  localStorage.setItem(prefix + name, JSON.stringify(values));
+}
+
+const databaseName = "puna";
+const table = "conversations";
+let database = null;
+
+function opened() {
+  database ??= new Promise((resolve, reject) => {
+    const request = indexedDB.open(databaseName, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(table, { keyPath: "id" });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  return database;
+}
+
+async function inTable(mode, act) {
+  const transaction = (await opened()).transaction(table, mode);
+  const request = act(transaction.objectStore(table));
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve(request.result);
+    transaction.onerror = () => reject(transaction.error);
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+/** All conversations, the latest first. */
+export async function conversations() {
+  const all = await inTable("readonly", (store) => store.getAll());
+  return all.sort((one, other) => other.updated - one.updated);
+}
+
+export function saveConversation(conversation) {
+  return inTable("readwrite", (store) => store.put(conversation));
+}
+
+export function deleteConversation(id) {
+  return inTable("readwrite", (store) => store.delete(id));
+}
