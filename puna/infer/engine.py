@@ -53,17 +53,19 @@ class EngineSettings:
     """How much an engine does at once.
 
     `context_tokens`: positions of all texts together whose keys and values are kept; without it
-    what memory allows, up to four contexts of the model and no more than texts run. `step_rows`:
-    tokens of one step. `running`: texts under way at once; `queue_limit`: how many more may wait.
+    what memory allows, up to four contexts of the model and no more than texts run; `room_bytes`
+    is that memory, without it what is free. `step_rows`: tokens of one step. `running`: texts under
+    way at once; `queue_limit`: how many more may wait.
     """
 
     context_tokens: int | None = None
+    room_bytes: int | None = None
     step_rows: int = 256  # bounds the wait of others for a prompt, and the twin's attention scores
     running: int = 64
     queue_limit: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("context_tokens", "step_rows", "running", "queue_limit"):
+        for name in ("context_tokens", "room_bytes", "step_rows", "running", "queue_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} should be at least 1, got {value}")
@@ -260,7 +262,8 @@ class Engine:
         """As set; else for some contexts in an eighth of the free memory, but for one in a half."""
         if self.settings.context_tokens is not None:
             return pages_for(self.settings.context_tokens)
-        one, free = pages_for(self.config.context_length), hardware.memory_available_bytes()
+        one = pages_for(self.config.context_length)
+        free = self.settings.room_bytes or hardware.memory_available_bytes()
         several = min(min(4, self.settings.running) * one, free // 8 // self.backend.page_bytes)
         return max(several, min(one, free // 2 // self.backend.page_bytes), 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import socket
 import subprocess
@@ -18,7 +19,13 @@ from puna.serve.wire import LONGEST_FRAME_BYTES, FrameReader, Message, frame_of
 
 logger = logging.getLogger("puna.serve")
 
-_END_SECONDS = 5  # for a process to end by itself
+END_SECONDS = 5  # for a process to end by itself
+# -P: the folder the server was started in is not where it imports from. The path is handed on, so
+# that the process finds Puna where this one does. The model is there for `ps` alone.
+COMMAND = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "runpy.run_module('puna.serve.engine_process', run_name='__main__')"
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,11 @@ class EngineClient:
     @classmethod
     async def spawn(cls, model: str) -> EngineClient:
         """A process that knows no model yet; `open` and `load` are to be asked."""
+        path = json.dumps(sys.path)
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "puna.serve.engine_process", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", COMMAND, str(theirs.fileno()), path, model],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -113,7 +121,8 @@ class EngineClient:
         """Load what was opened, in so much memory; without a bound, in what is free."""
         told = {name: getattr(options, name) for name in ("context_tokens", "running")}
         told["queue_limit"] = options.queue_limit
-        self.described = await self.ask("load", room_bytes=room_bytes, **told)
+        loaded = await self.ask("load", room_bytes=room_bytes, **told)
+        self.described = {"name": self.model, **loaded}
 
     @property
     def is_alive(self) -> bool:
@@ -121,13 +130,21 @@ class EngineClient:
         return self._transport is not None and not self._is_ending
 
     async def ask(self, name: str, **fields: Any) -> dict[str, Any]:
-        """The answer to one question. Raises the ServeError that it was refused with."""
+        """The answer to one question. Raises the ServeError that it was refused with.
+
+        Cancelling who waits for it cancels what it asked for.
+        """
+        if name == "describe" and self.described:
+            return self.described
         number = next(self._ids)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
             self._send({"id": number, "ask": name, **fields})
             return await answer
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
         finally:
             del self._asked[number]
 
@@ -158,8 +175,7 @@ class EngineClient:
         finally:
             del self._streams[number]
             if left:
-                with contextlib.suppress(ServeError):  # it has ended, and the texts with it
-                    self._send({"id": next(self._ids), "ask": "cancel", "of": number})
+                self._cancel(number)
 
     async def end(self) -> None:
         """End the process, and what is under way in it; returns when its memory is free."""
@@ -167,7 +183,7 @@ class EngineClient:
             self._send({"id": next(self._ids), "ask": "end"})
             self._is_ending = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._wait()), _END_SECONDS)
+            await asyncio.wait_for(asyncio.shield(self._wait()), END_SECONDS)
             return
         self._process.kill()
         await self._wait()
@@ -175,6 +191,10 @@ class EngineClient:
     def kill(self) -> None:
         """End the process without asking it."""
         self._process.kill()
+
+    def _cancel(self, number: int) -> None:
+        with contextlib.suppress(ServeError):  # the process has ended, and the texts with it
+            self._send({"id": next(self._ids), "ask": "cancel", "of": number})
 
     def _send(self, message: Message) -> None:
         if self._transport is None or self._is_ending:

@@ -35,14 +35,16 @@ To the engine process, in this order; everything after `load` in any order and n
         "eos", "prompt_tokens": 2, "generated_tokens": 9, "cached_tokens": 0, "prefill_seconds":
         0.01, "decode_seconds": 0.1, "queue_seconds": 0.0, "seed": 3, "prompt_logprobs": null}
         or {"error": {...}}; in prompt_logprobs the first token's logprob is null.
-    {"id": 5, "ask": "cancel", "of": 4} -> {"id": 5, "ok": {}}   texts end within one step
+    {"id": 5, "ask": "cancel", "of": 4} -> {"id": 5, "ok": {}}   its texts end within one step, and
+                                                                 nothing more is said of them
     {"id": 6, "ask": "tokenize", "text": "Once", "add_special": true, "parse_special": false,
      "with_pieces": true}
         -> {"id": 6, "ok": {"ids": [1, 403], "pieces": [{"id": 1, "text": "<s>", "bytes": []},
             {"id": 403, "text": " Once", "bytes": [32, 79, 110, 99, 101]}]}}
     {"id": 7, "ask": "detokenize", "ids": [403]} -> {"id": 7, "ok": {"text": "Once"}}
     {"id": 8, "ask": "render", "messages": [...], "tools": null, "template_variables": {},
-     "add_generation_prompt": true} -> {"id": 8, "ok": {"text": "<|im_start|>user..."}}
+     "add_generation_prompt": true, "continue_final_message": false}
+        -> {"id": 8, "ok": {"text": "<|im_start|>user..."}}
     {"id": 9, "ask": "embed", "inputs": [{"text": "Once"}, {"ids": [1, 403]}]}
         -> {"id": 9, "ok": {"vectors": [[0.1, -0.2]], "prompt_tokens": 4}}
     {"id": 10, "ask": "metrics"} -> {"id": 10, "ok": {...}}      Metrics' fields of puna.infer.core

@@ -250,23 +250,36 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        continues_last: bool = False,
     ) -> str:
         """The prompt that the chat template makes of a conversation.
 
-        Raises TokenizerError when there is no template, or it fails, or takes too long.
+        The template sees `variables` beside its own. With `continues_last` the prompt ends where
+        the last message does, to be gone on with. Raises TokenizerError when there is no template,
+        or it fails, or takes too long, or leaves the message out that is to be gone on with.
         """
         if self._template is None:
             raise TokenizerError(
                 f"{self.path} has no chat template",
                 hint="it belongs to a base model: give it a text to go on with",
             )
-        return self._template.render(
-            messages=list(messages),
-            tools=None if tools is None else list(tools),
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
+        own = {
+            "messages": list(messages),
+            "tools": None if tools is None else list(tools),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt and not continues_last,
             **self.vocabulary.named_pieces(),
-        )
+        }
+        text = self._template.render(**{**(variables or {}), **own})
+        return _before_the_end_of_turn(text, messages) if continues_last else text
+
+    def encode_chat(self, text: str) -> list[int]:
+        """The ids of a rendered conversation; one BOS at most, whether template or file adds it."""
+        ids = self.encode(text, special=True)
+        if self.adds_bos and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
 
     def apply_chat(
         self,
@@ -275,15 +288,11 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """The ids of that prompt; one BOS at most, whether template or file adds it.
-
-        Raises as `render_chat` does.
-        """
-        text = self.render_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
-        ids = self.encode(text, special=True)
-        if self.adds_bos and ids[:1] != [self.bos_id]:
-            return [self.bos_id, *ids]
-        return ids
+        """The ids of that prompt. Raises as `render_chat` does."""
+        rendered = self.render_chat(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools
+        )
+        return self.encode_chat(rendered)
 
     def files(self) -> dict[str, bytes]:
         """What to write beside Hugging Face weights: name -> content.
@@ -384,6 +393,18 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is still held back, as U+FFFD for each byte; the next `push` starts a new text."""
         return self._stream.flush()
+
+
+def _before_the_end_of_turn(text: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    """A rendered conversation up to where its last message's content ends."""
+    content = str(messages[-1].get("content") or "").strip() if messages else ""
+    at = text.rfind(content)
+    if not content or at < 0:
+        raise TokenizerError(
+            "the last message should have a text that the chat template shows, to go on with it",
+            hint="without continue_final_message, the model answers with a message of its own",
+        )
+    return text[: at + len(content)]
 
 
 def utf8(text: str, name: str = "") -> bytes:
