@@ -203,6 +203,7 @@ def step(**changes) -> bool:
         "likeliest": np.zeros(2, np.int64),
         "targets": np.zeros(2, np.int64),
         "log_probabilities": np.zeros(2),
+        "hidden": None,
     }
     return one.step(*{**right, **changes}.values())
 

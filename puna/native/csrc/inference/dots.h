@@ -1,6 +1,6 @@
 // Weights times a few rows: each block of weights is read once and serves up to ROWS_AT_ONCE rows.
 //
-// Quantised weights meet int8 activations: a group's 32 products are summed exactly in int32, then
+// Quantised weights meet activations of two int8: a group's products are summed in int32, then
 //   y += dot · (weight scale · activation scale)   (and  y += minimum · (scale · sum of bytes))
 // as one fma each, group after group. Plain weights meet floats: in each group the products at
 // even and at odd places are summed by two chains of fma, then y += even + odd. Both orders are
@@ -27,17 +27,20 @@ struct Result {
 // Rows side by side in a block of rows, at one group of inputs.
 struct RowsAt {
   const int8_t* bytes;
-  const float *scales, *floats;
+  const float *scales, *scaled_sums, *floats;
   const int32_t* sums;
   int64_t apart;
 
   RowsAt(const Activations& a, int64_t row)
-      : bytes(a.bytes + a.at(row, 0) * 32),
+      : bytes(a.bytes + a.at(row, 0) * 64),
         scales(a.scales + a.at(row, 0)),
+        scaled_sums(a.scaled_sums + row / a.block * a.groups * 3 * a.block + row % a.block),
         floats(a.floats + a.at(row, 0) * 32),
-        sums(a.sums + row / a.block * a.groups * 2 * a.block + row % a.block),
+        sums(a.sums + row / a.block * a.groups * 3 * a.block + row % a.block),
         apart(a.block) {}
-  void next_bytes() { bytes += apart * 32, scales += apart, sums += 2 * apart; }
+  void next_bytes() {
+    bytes += apart * 64, scales += apart, sums += 3 * apart, scaled_sums += 3 * apart;
+  }
   void next_floats() { floats += apart * 32; }
 };
 
@@ -45,25 +48,21 @@ template <class Kind, int ROWS>
 inline void add_group(const char* block, const RowsAt& rows, Floats* sums) {
   constexpr int LINES = 8 / Kind::HALVES;
   for (int half = 0; half < Kind::HALVES; ++half) {
-    int32_t totals[ROWS];
+    const int64_t part = Kind::HALVES == 1 ? 0 : (1 + half) * rows.apart;
     Ints dots[ROWS];
-    for (int row = 0; row < ROWS; ++row) {
-      totals[row] = rows.sums[half * rows.apart + row];
-      if (Kind::HALVES == 1) totals[row] += rows.sums[rows.apart + row];
-      dots[row] = all_ints(-Kind::OFFSET * totals[row]);
-    }
+    for (int row = 0; row < ROWS; ++row)
+      dots[row] = all_ints(-Kind::OFFSET * rows.sums[part + row]);
     for (int line = half * LINES; line < (half + 1) * LINES; ++line) {
       const Bytes codes = Kind::codes(block, line);
       for (int row = 0; row < ROWS; ++row)
-        dots[row] = dot(dots[row], codes, rows.bytes + row * 32 + line * 4);
+        for (int byte = 0; byte < 2; ++byte)
+          dots[row] = dot(dots[row], codes, rows.bytes + row * 64 + byte * 32 + line * 4);
     }
     const Floats scale = Kind::scale(block, half);
     for (int row = 0; row < ROWS; ++row) {
-      const float mine = rows.scales[row];
-      sums[row] = fma(to_floats(dots[row]), scale * all(mine), sums[row]);
+      sums[row] = fma(to_floats(dots[row]), scale * all(rows.scales[row]), sums[row]);
       if (Kind::HAS_MINIMUM)
-        sums[row] = fma(Kind::minimum(block, half), all(mine * static_cast<float>(totals[row])),
-                        sums[row]);
+        sums[row] = fma(Kind::minimum(block, half), all(rows.scaled_sums[part + row]), sums[row]);
     }
   }
 }
@@ -136,10 +135,14 @@ inline void dot_two(const char* weights, const Activations& a, int64_t row, Resu
   }
 }
 
+// Five to seven rows go as eight, in one pass: memory for whole blocks of rows is there.
 template <class Kind, int ROWS = ROWS_AT_ONCE>
 inline int64_t dot_rows(const char* weights, const Activations& a, int64_t rows, Result result,
                         int64_t output, int64_t row = 0) {
-  for (; row + ROWS <= rows; row += ROWS) dot_two<Kind, ROWS>(weights, a, row, result, output);
+  while (row + ROWS <= rows || (ROWS == 8 && row + ROWS / 2 < rows)) {
+    dot_two<Kind, ROWS>(weights, a, row, result, output);
+    row += ROWS;
+  }
   if constexpr (ROWS > 1)
     return dot_rows<Kind, ROWS / 2>(weights, a, rows, result, output, row);
   else

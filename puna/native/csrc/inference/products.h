@@ -3,8 +3,9 @@
 //
 // `multiply_tiles`: bfloat16 activations and weights rounded to bfloat16, sums of whole
 // contractions in float32. For bfloat16 weights that is what dots.h computes, bit for bit.
-// `multiply_bytes`: the arithmetic of dots.h on quantised weights, bit for bit: a tile of depth 32
-// gives a group's int32 sums, which vectors scale and add.
+// `multiply_bytes`: the arithmetic of dots.h on quantised weights, bit for bit: a tile of depth 64,
+// a group's weights twice and both bytes of its activations, gives int32 sums, which vectors scale
+// and add.
 #pragma once
 #include <type_traits>
 
@@ -15,8 +16,8 @@ namespace {
 
 constexpr int64_t TILES_AT_ONCE = 16;  // a unit has up to 256 outputs
 constexpr int64_t DEPTH = 24;          // groups: 32 rows of activations then take 48 kB
-constexpr int64_t BYTE_DEPTH = 8;      // groups of int8 weights expanded at once
-constexpr int64_t BYTE_TILES = 4;
+constexpr int64_t BYTE_DEPTH = 4;      // groups of int8 weights expanded at once: what 16 rows need
+constexpr int64_t BYTE_TILES = 4;      // of them then stays in the first-level cache
 
 inline int64_t whole_rows(int64_t rows) { return (rows + 31) / 32 * 32; }
 
@@ -94,146 +95,111 @@ inline void multiply_tiles(const Matrix& m, const Activations& a, int64_t rows, 
   if (result.add) put_all(sums, rows, tiles, result);
 }
 
-// Tiles for int8 products of depth 32 while this lives; afterwards what was there before.
-class ByteTiles {
- public:
-  ByteTiles() {
-    _tile_storeconfig(before_);
-    TileConfig config;
-    for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
-    config.row_bytes[4] = config.row_bytes[5] = 32;  // activations: 16 rows of 32 bytes
-    config.rows[6] = config.rows[7] = 8;             // weights: 8 lines
-    finish_stores();
-    _tile_loadconfig(&config);
-  }
-  ~ByteTiles() {
-    finish_stores();
-    _tile_loadconfig(before_);
-  }
-
- private:
-  alignas(64) uint8_t before_[64];
-};
-
 // A few groups of a few tiles of weights, as int8 and float32.
 struct alignas(64) ExpandedBytes {
-  int8_t codes[BYTE_TILES][BYTE_DEPTH][512];
+  int8_t codes[BYTE_TILES][BYTE_DEPTH][2 * 512];
   float scales[BYTE_TILES][BYTE_DEPTH][16];
   float minima[BYTE_TILES][BYTE_DEPTH][16];
 };
 
 template <class Kind>
 inline void expand_bytes(const char* block, int8_t* codes, float* scales, float* minima) {
-  for (int line = 0; line < 8; ++line)
-    store_bytes(codes + 64 * line,
-                less(Kind::codes(block, line), static_cast<int8_t>(Kind::OFFSET)));
+  for (int line = 0; line < 8; ++line) {
+    const Bytes four = less(Kind::codes(block, line), static_cast<int8_t>(Kind::OFFSET));
+    store_bytes(codes + 64 * line, four);
+    store_bytes(codes + 512 + 64 * line, four);
+  }
   store(scales, Kind::scale(block, 0));
   if (Kind::HAS_MINIMUM) store(minima, Kind::minimum(block, 0));
 }
 
-// Sixteen rows times a tile of weights, `depth` groups from `group` on, added to `sums`.
+// A few groups of sixteen rows of activations times those of a tile of weights.
 template <class Kind>
-class ByteProduct {
- public:
-  ByteProduct(const Activations& a, int64_t row, int64_t start, const ExpandedBytes& w, int tile)
-      : a_(a), w_(w), tile_(tile), place_(a.at(row, start)) {}
+struct ByteProduct {
+  const ExpandedBytes& w;
+  int64_t tile;
+  const int8_t* rows;
+  const float *scales, *totals;
 
-  // Meanwhile asks for the blocks from `next` on, as many as these.
-  void add(int64_t depth, Floats* sums, const char* next) {
-    int64_t group = 0;
-    if (depth >= 4) multiply_four(0, dots_[0]);
-    for (; group + 4 <= depth; group += 4) {
-      const int half = static_cast<int>(group / 4 % 2);
-      if (group + 8 <= depth) multiply_four(group + 4, dots_[1 - half]);
-      for (int i = 0; i < 4; ++i) {
-        prefetch(next + (group + i) * Kind::BLOCK, Kind::BLOCK);
-        take(group + i, dots_[half][i], sums);
-      }
-    }
-    for (; group < depth; ++group) {
-      multiply_one(group, dots_[0][0]);
-      take(group, dots_[0][0], sums);
-    }
-  }
+  ByteProduct(const ExpandedBytes& weights, int64_t tile_of_them, const Activations& a, int64_t row,
+              int64_t group)
+      : w(weights),
+        tile(tile_of_them),
+        rows(a.bytes + a.at(row, group) * 64),
+        scales(a.scales + a.at(row, group)),
+        totals(a.scaled_sums + a.at(row, group) * 3) {}
 
- private:
-  const int8_t* rows(int64_t group) const { return a_.bytes + (place_ + group * 16) * 32; }
-  void multiply_one(int64_t group, int32_t* to) {
-    finish_stores();
-    _tile_zero(0);
-    _tile_loadd(4, rows(group), 32);
-    _tile_loadd(6, w_.codes[tile_][group], 64);
-    _tile_dpbssd(0, 4, 6);
-    _tile_stored(0, to, 64);
-    finish_stores();
-  }
-  void multiply_four(int64_t group, int32_t (*to)[256]) {
+  // Up to BYTE_DEPTH groups' dots of sixteen rows with sixteen outputs.
+  void multiply(int64_t depth, int32_t (*dots)[256]) const {
+    const auto& codes = w.codes[tile];
     finish_stores();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    _tile_loadd(4, rows(group), 32);
-    _tile_loadd(6, w_.codes[tile_][group], 64);
-    _tile_loadd(5, rows(group + 1), 32);
-    _tile_loadd(7, w_.codes[tile_][group + 1], 64);
+    _tile_loadd(4, rows, 64);
+    _tile_loadd(6, codes[0], 64);
     _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(1, 5, 7);
-    _tile_loadd(4, rows(group + 2), 32);
-    _tile_loadd(6, w_.codes[tile_][group + 2], 64);
-    _tile_loadd(5, rows(group + 3), 32);
-    _tile_loadd(7, w_.codes[tile_][group + 3], 64);
-    _tile_dpbssd(2, 4, 6);
-    _tile_dpbssd(3, 5, 7);
-    _tile_stored(0, to[0], 64);
-    _tile_stored(1, to[1], 64);
-    _tile_stored(2, to[2], 64);
-    _tile_stored(3, to[3], 64);
+    if (depth > 1) {
+      _tile_loadd(5, rows + 1024, 64);
+      _tile_loadd(7, codes[1], 64);
+      _tile_dpbssd(1, 5, 7);
+    }
+    if (depth > 2) {
+      _tile_loadd(4, rows + 2048, 64);
+      _tile_loadd(6, codes[2], 64);
+      _tile_dpbssd(2, 4, 6);
+    }
+    if (depth > 3) {
+      _tile_loadd(5, rows + 3072, 64);
+      _tile_loadd(7, codes[3], 64);
+      _tile_dpbssd(3, 5, 7);
+    }
+    _tile_stored(0, dots[0], 64);
+    _tile_stored(1, dots[1], 64);
+    _tile_stored(2, dots[2], 64);
+    _tile_stored(3, dots[3], 64);
     finish_stores();
   }
-  void take(int64_t group, const int32_t* dots, Floats* sums) const {
-    const Floats scale = load(w_.scales[tile_][group]);
-    const float* mine = a_.scales + place_ + group * 16;
-    const int32_t* low = a_.sums + (place_ + group * 16) * 2;
-    for (int row = 0; row < 16; ++row) {
-      const Floats dot = {_mm512_cvtepi32_ps(_mm512_load_si512(dots + 16 * row))};
-      sums[row] = fma(dot, scale * all(mine[row]), sums[row]);
-      if (Kind::HAS_MINIMUM) {
-        // Added as floats, exactly: rows of padding hold anything.
-        const float total =
-            mine[row] * (static_cast<float>(low[row]) + static_cast<float>(low[16 + row]));
-        sums[row] = fma(load(w_.minima[tile_][group]), all(total), sums[row]);
+
+  // Adds the scaled dots to the sums; meanwhile asks for the blocks from `next` on.
+  void add(int64_t depth, const char* next, float* sums, int64_t stride) const {
+    alignas(64) int32_t dots[BYTE_DEPTH][256];
+    multiply(depth, dots);
+    Floats mine[16];
+    for (int row = 0; row < 16; ++row) mine[row] = load(sums + row * stride);
+    for (int64_t group = 0; group < depth; ++group) {
+      prefetch(next + group * Kind::BLOCK, Kind::BLOCK);
+      const Floats scale = load(w.scales[tile][group]);
+      for (int row = 0; row < 16; ++row) {
+        const Floats dot = {_mm512_cvtepi32_ps(_mm512_load_si512(dots[group] + 16 * row))};
+        mine[row] = fma(dot, scale * all(scales[group * 16 + row]), mine[row]);
+        if (Kind::HAS_MINIMUM)
+          mine[row] = fma(load(w.minima[tile][group]), all(totals[group * 48 + row]), mine[row]);
       }
     }
+    for (int row = 0; row < 16; ++row) store(sums + row * stride, mine[row]);
   }
-
-  const Activations& a_;
-  const ExpandedBytes& w_;
-  const int tile_;
-  const int64_t place_;
-  alignas(64) int32_t dots_[2][4][256];
 };
 
 template <class Kind>
 inline void multiply_bytes(const Matrix& m, const Activations& a, int64_t rows, int64_t tile,
                            int64_t tiles, float* sums, ExpandedBytes& w) {
+  for (int64_t i = 0; i < whole_rows(rows) * tiles; ++i) store(sums + 16 * i, all(0.f));
   for (int64_t start = 0; start < a.groups; start += BYTE_DEPTH) {
     const int64_t depth = a.groups - start < BYTE_DEPTH ? a.groups - start : BYTE_DEPTH;
+    const char* blocks = m.data + (tile * a.groups + start) * Kind::BLOCK;
     for (int64_t i = 0; i < tiles; ++i)
       for (int64_t group = 0; group < depth; ++group)
-        expand_bytes<Kind>(m.data + ((tile + i) * a.groups + start + group) * Kind::BLOCK,
-                           w.codes[i][group], w.scales[i][group], w.minima[i][group]);
-    finish_stores();
+        expand_bytes<Kind>(blocks + (i * a.groups + group) * Kind::BLOCK, w.codes[i][group],
+                           w.scales[i][group], w.minima[i][group]);
+    const char* next = blocks + depth * Kind::BLOCK;
+    if (start + depth == a.groups) next += (tiles - 1) * a.groups * Kind::BLOCK;
     for (int64_t row = 0; row < rows; row += 16)
-      for (int64_t i = 0; i < tiles; ++i) {
-        float* at = sums + (row * tiles + i) * 16;
-        Floats totals[16];
-        for (int j = 0; j < 16; ++j) totals[j] = start ? load(at + j * tiles * 16) : all(0.f);
-        const char* next = m.data + ((tile + i) * a.groups + start + depth) * Kind::BLOCK;
-        if (start + depth == a.groups) next += (tiles - 1) * a.groups * Kind::BLOCK;
-        ByteProduct<Kind>(a, row, start, w, static_cast<int>(i)).add(depth, totals, next);
-        for (int j = 0; j < 16; ++j) store(at + j * tiles * 16, totals[j]);
-      }
+      for (int64_t i = 0; i < tiles; ++i)
+        ByteProduct<Kind>(w, i, a, row, start)
+            .add(depth, next + i * a.groups * Kind::BLOCK, sums + (row * tiles + i) * 16,
+                 tiles * 16);
   }
 }
 
@@ -243,7 +209,6 @@ inline void multiply_bytes(const Matrix& m, const Activations& a, int64_t rows, 
   ExpandedBytes& expanded = *reinterpret_cast<ExpandedBytes*>(scratch);
   float* sums = reinterpret_cast<float*>(scratch + sizeof(ExpandedBytes));
   static_assert(sizeof(ExpandedBytes) <= TILES_AT_ONCE * DEPTH * TILE * 2, "the scratch is shared");
-  const ByteTiles configured;
   with_format(m.format, [&](auto kind) {
     using Kind = decltype(kind);
     if constexpr (!Kind::IS_PLAIN) {
