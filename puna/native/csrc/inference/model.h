@@ -22,9 +22,9 @@ struct Layer {
   Matrix wq, wk, wv, wo, w1, w2, w3;
 };
 
-// How numbers are kept on their way: `exact` multiplies quantised weights by activations of 9 bits at
-// every number of rows; `fast` multiplies many rows by bfloat16 tiles where there are tiles;
-// `whole` keeps activations, keys and values in float32.
+// How numbers are kept on their way: `exact` multiplies quantised weights by activations of nine
+// bits at every number of rows; `fast` multiplies many rows by bfloat16 tiles where there are
+// tiles; `whole` keeps activations, keys and values in float32.
 enum Mode : int32_t { EXACT = 0, FAST = 1, WHOLE = 2 };
 
 struct Model {
