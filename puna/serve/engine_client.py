@@ -69,7 +69,8 @@ class EngineClient:
     request's max_tokens.
     """
 
-    def __init__(self, model: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, model: str, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
         self.model = model
         self.described: dict[str, Any] = {}
         self.pid = process.pid
@@ -82,8 +83,8 @@ class EngineClient:
         self._exited: asyncio.Task[int] | None = None
 
     @classmethod
-    async def spawn(cls, model: str) -> EngineClient:
-        """A process that knows no model yet; `open` and `load` are to be asked."""
+    async def spawn(cls, name: str, model: str) -> EngineClient:
+        """A process for `model`, which is called `name`; `open` and `load` are to be asked."""
         path = json.dumps(sys.path)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -94,7 +95,7 @@ class EngineClient:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the server, which lets it finish
             )
-        client = cls(model, process)
+        client = cls(name, model, process)
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: _Connection(client), sock=ours)
         return client
@@ -102,7 +103,7 @@ class EngineClient:
     @classmethod
     async def start(cls, model: str, options: EngineOptions | None = None) -> EngineClient:
         """A process with the model loaded. Raises ServeError (failed) where that fails."""
-        client = await cls.spawn(model)
+        client = await cls.spawn(model, model)
         try:
             await client.open(options or EngineOptions())
             await client.load(options or EngineOptions())
@@ -122,7 +123,7 @@ class EngineClient:
         told = {name: getattr(options, name) for name in ("context_tokens", "running")}
         told["queue_limit"] = options.queue_limit
         loaded = await self.ask("load", room_bytes=room_bytes, **told)
-        self.described = {"name": self.model, **loaded}
+        self.described = {"name": self.name, **loaded}
 
     @property
     def is_alive(self) -> bool:
@@ -200,7 +201,7 @@ class EngineClient:
         if self._transport is None or self._is_ending:
             raise self._ended()
         if self._transport.get_write_buffer_size() > LONGEST_FRAME_BYTES:
-            raise ServeError("busy", f"the engine of {self.model} reads nothing now")
+            raise ServeError("busy", f"the engine of {self.name} reads nothing now")
         self._transport.write(frame_of(message))
 
     def _take(self, message: Message) -> None:
@@ -227,7 +228,7 @@ class EngineClient:
         self._transport = None
         if not self._is_ending:
             self._process.kill()
-            logger.error("the engine of %s (process %d) ended by itself", self.model, self.pid)
+            logger.error("the engine of %s (process %d) ended by itself", self.name, self.pid)
         self._wait()
         for answer in self._asked.values():
             if not answer.done():
@@ -243,9 +244,9 @@ class EngineClient:
 
     def _ended(self) -> ServeError:
         if self._is_ending:
-            return ServeError("unavailable", f"the engine of {self.model} was ended")
+            return ServeError("unavailable", f"the engine of {self.name} was ended")
         return ServeError(
-            "failed", f"the engine of {self.model} ended in the midst of it", hint="try again"
+            "failed", f"the engine of {self.name} ended in the midst of it", hint="try again"
         )
 
 
@@ -268,7 +269,7 @@ class _Connection(asyncio.Protocol):
             for message in self._frames.feed(data):
                 self._client._take(message)
         except (ServeError, AttributeError, LookupError, TypeError, ValueError) as error:
-            logger.error("the engine of %s said nonsense: %r", self._client.model, error)
+            logger.error("the engine of %s said nonsense: %r", self._client.name, error)
             assert self._transport is not None
             self._transport.abort()
 
