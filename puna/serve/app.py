@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import puna
-from puna.serve import tokenizing
+from puna.serve import page_routes, tokenizing
 from puna.serve.body import as_serve_error
 from puna.serve.clients import Pool
 from puna.serve.errors import Kind, ServeError
@@ -21,7 +22,14 @@ from puna.serve.settings import ServeSettings
 
 logger = logging.getLogger("puna.serve")
 
-_ROUTERS = (models.router, chat.router, completions.router, embeddings.router, tokenizing.router)
+_ROUTERS = (
+    models.router,
+    chat.router,
+    completions.router,
+    embeddings.router,
+    tokenizing.router,
+    page_routes.router,
+)
 _KINDS: dict[int, Kind] = {404: "unknown", 405: "method", 413: "large", 415: "media"}
 _CLIENT_LEFT = 499  # nginx's number, for the log: nobody reads it
 
@@ -46,6 +54,7 @@ def build_app(settings: ServeSettings, pool: Pool) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_wrong_body)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientLeftError, _answer_nobody)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     _complete_document(app)
     return app

@@ -103,7 +103,8 @@ def as_serve_error(error: RequestValidationError) -> ServeError:
         message = f"{place} is missing"
         return ServeError("invalid", message, param=param, code="missing_required_parameter")
     here = [one for one in deepest if (_dotted(one["loc"][1:], error.body) or place) == place]
-    wanted = dict.fromkeys(_SUBJECT.sub("should", one["msg"]) for one in here)
+    fitting = [one for one in here if not one["type"].endswith("_type")] or here
+    wanted = dict.fromkeys(_SUBJECT.sub("should", one["msg"]) for one in fitting)
     message = f"{place} {' or '.join(wanted)}"
     if first["input"] is None or isinstance(first["input"], str | int | float):
         message += f", found {json.dumps(first['input'], ensure_ascii=False)[:_LONGEST_FOUND]}"

@@ -31,7 +31,8 @@ class ServeSettings:
 
     `models` are names and what they stand for. Without `api_keys` anyone who reaches the port is
     answered. `allowed_hosts` are names beside loopback's that a Host header may have.
-    `queue_limit` counts requests that wait beyond those under way, of one model.
+    `queue_limit` counts requests that wait beyond those under way, of one model. `runs` is a folder
+    of training runs whose curves the page draws.
     """
 
     models: Mapping[str, str]
@@ -48,8 +49,10 @@ class ServeSettings:
     running: int = 64
     queue_limit: int = 256
     drain_seconds: float = 30.0
+    runs: Path | None = None
     access_log: Path | None = None
     log_prompts: bool = False
+    runs: Path | None = None  # a folder with training runs, whose curves the page draws
     accept_unknown_fields: bool = False
     limits: RequestLimits = field(default_factory=RequestLimits)
 
