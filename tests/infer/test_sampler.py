@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puna.errors import CheckpointError
 from puna.infer.sampler import (
+    Candidates,
     TokenCounts,
     adjusted,
     candidates,
@@ -23,6 +24,7 @@ from puna.infer.sampler import (
 from puna.infer.sampling_params import SamplingParams
 
 PROBABILITY_TOLERANCE = 1e-6  # of float32
+LEAST_SHARE = 1e-36  # below it float32 has 0 where float64 has not
 ROUNDING = 3e-6  # how far from a filter's line float32 and float64 may decide differently
 OFF = {"temperature": 1.0, "top_p": 1.0}
 NOTHING = TokenCounts([])
@@ -34,12 +36,20 @@ def random_logits(seed: int, size: int = 97, spread: float = 3) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, spread, size).astype(np.float32)
 
 
-def assert_leaves(logits: np.ndarray, settings: dict[str, float], wanted: np.ndarray) -> None:
+def shares_of(given: Candidates, size: int) -> np.ndarray:
+    """The probability of each of `size` ids."""
+    shares = np.zeros(size)
+    shares[slice(None) if given.ids is None else given.ids] = given.weights
+    return shares / shares.sum()
+
+
+def assert_leaves(logits: np.ndarray, values: dict[str, float], wanted: np.ndarray) -> None:
     """That those settings leave the ids and probabilities of `wanted`, filtered logits."""
-    ids, weights = candidates(logits, SamplingParams(**{**OFF, **settings}))
-    np.testing.assert_array_equal(ids, np.flatnonzero(np.isfinite(wanted)))
-    shares = weights / weights.sum(dtype=np.float64)
-    np.testing.assert_allclose(shares, softmax(wanted)[ids], atol=PROBABILITY_TOLERANCE)
+    params = SamplingParams(**{**OFF, **values})
+    shares, wanted = shares_of(candidates(logits, params), len(logits)), softmax(wanted)
+    possible = wanted > LEAST_SHARE
+    np.testing.assert_array_equal(shares > LEAST_SHARE, possible)
+    np.testing.assert_allclose(shares, wanted, atol=PROBABILITY_TOLERANCE)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -181,7 +191,7 @@ def test_the_sampler_equals_its_plain_twin_over_random_settings():
     random = np.random.default_rng(0)
     compared = 0
     for case in range(400):
-        size = int(random.choice([1, 2, 63, 64, 65, 1000, 3001]))
+        size = int(random.choice([1, 2, 63, 64, 65, 512, 1000, 3001, 8192, 50_257]))
         logits = random_logits(case, size, float(random.choice([0.3, 1, 3, 8])))
         params = SamplingParams(
             temperature=float(random.choice([0.3, 0.8, 1, 1.7])),
@@ -194,9 +204,10 @@ def test_the_sampler_equals_its_plain_twin_over_random_settings():
         if not clear:
             continue
         compared += 1
-        kept, weights = candidates(logits, params)
-        np.testing.assert_array_equal(kept, np.flatnonzero(wanted), err_msg=str((case, params)))
-        np.testing.assert_allclose(weights / weights.sum(), wanted[kept], atol=2e-6)
+        shares = shares_of(candidates(logits, params), size)
+        possible = wanted > LEAST_SHARE
+        np.testing.assert_array_equal(shares > LEAST_SHARE, possible, err_msg=str((case, params)))
+        np.testing.assert_allclose(shares, wanted, atol=2e-6)
         running = np.cumsum(wanted)
         for point in random.random(5):
             token = next_token(logits, params, NOTHING, float(point))
@@ -217,23 +228,113 @@ def test_of_equals_the_lower_ids_are_the_greatest(values, count):
 
 
 def test_top_p_keeps_the_token_that_crosses_the_line_as_the_release_does():
+    def kept(weights: np.ndarray, top_p: float) -> list[int]:
+        return np.flatnonzero(keep_top_p(Candidates(None, weights), top_p).weights).tolist()
+
     weights = np.array([0.125, 0.5, 0.125, 0.25])
-    assert keep_top_p(weights, 0.6).tolist() == [1, 3]
+    assert kept(weights, 0.6) == [1, 3]
     # The sum before the third is 0.75, not above 0.75: it stays, the lower id of two equals.
-    assert keep_top_p(weights, 0.75).tolist() == [0, 1, 3]
-    assert keep_top_p(weights, 0.8).tolist() == [0, 1, 3]
-    assert keep_top_p(np.ones(4), 0.8).tolist() == [0, 1, 2, 3]
+    assert kept(weights, 0.75) == [0, 1, 3]
+    assert kept(weights, 0.8) == [0, 1, 3]
+    assert kept(np.ones(4), 0.8) == [0, 1, 2, 3]
+
+
+LARGE = 49_152
+
+
+def large_logits(kind: str, seed: int) -> np.ndarray:
+    """Of a large vocabulary: what is quick on one of these kinds goes another way on the next."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1, LARGE)
+    if kind == "wide":
+        logits *= 4
+    if kind == "peaked":
+        logits[random.integers(0, LARGE, 50)] += 12 * random.random(50)
+    if kind == "rounded":  # thousands of ties
+        logits = np.round(logits * 2) / 2
+    if kind == "equal":
+        logits[:] = 1.5
+    if kind == "two heights":
+        logits = np.where(random.random(LARGE) < 0.01, 5.0, 0.0)
+    if kind == "one apart":
+        logits = np.where(np.arange(LARGE) == 77, 8.0, 0.0)
+    if kind == "sorted":
+        logits.sort()
+    if kind == "masked":
+        logits[random.random(LARGE) < 0.9] = -np.inf
+    return logits.astype(np.float32)
+
+
+KINDS = (
+    *("flat", "wide", "peaked", "rounded", "equal"),
+    *("two heights", "one apart", "sorted", "masked"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_p", [1e-30, 0.02, 0.5, 0.95, 0.9999, 1 - 2**-53])
+def test_top_p_of_a_large_vocabulary_is_a_beginning_of_the_full_sort(kind, top_p):
+    logits = large_logits(kind, 1)
+    left = candidates(logits, SamplingParams(temperature=0.8, top_p=top_p))
+    kept = shares_of(left, LARGE) > 0
+    order = np.argsort(-logits, kind="stable")  # of equals the lower ids first
+    count = int(kept.sum())
+    assert kept[order[:count]].all()
+    sums = np.cumsum(softmax(logits / np.float32(0.8))[order])
+    before = np.concatenate([[0], sums])
+    assert before[count - 1] <= top_p + ROUNDING
+    possible = int(np.isfinite(logits).sum())
+    assert count == possible or before[count] > top_p - ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mass", [0.02, 0.5, 0.95])
+def test_typical_sampling_of_a_large_vocabulary_keeps_the_nearest_to_the_entropy(kind, mass):
+    logits = large_logits(kind, 2)
+    left = candidates(logits, SamplingParams(**{**OFF, "typical_p": mass}))
+    kept = shares_of(left, LARGE) > 0
+    shares = softmax(logits)
+    surprise = -np.log(np.maximum(shares, 1e-300))
+    distance = np.where(shares > 0, np.abs(surprise - float((shares * surprise).sum())), np.inf)
+    furthest = distance[kept].max()
+    assert shares[kept].sum() > mass - ROUNDING
+    assert shares[distance < furthest - 10 * ROUNDING].sum() < mass + ROUNDING
+    assert kept[distance < furthest - 10 * ROUNDING].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 40, 300, 2000, 20_000, 40_000])
+def test_top_k_of_a_large_vocabulary_is_the_beginning_of_the_full_sort(kind, count):
+    logits = large_logits(kind, 3)
+    wanted = np.sort(np.argsort(-logits, kind="stable")[:count])
+    np.testing.assert_array_equal(greatest(logits, count), wanted)
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 99)), min_size=2, max_size=5))
+@settings(max_examples=10)
+def test_a_row_gives_the_same_alone_and_wherever_it_stands_in_a_batch(rows):
+    params = SamplingParams(temperature=0.8, top_p=0.95)
+    batch = np.stack([large_logits(*row) for row in rows])
+    spaced = np.zeros((len(rows), LARGE + 5), dtype=np.float32)
+    spaced[:, 3 : LARGE + 3] = batch  # as in a padded vocabulary: other addresses
+    for row, logits in enumerate(batch):
+        alone = candidates(logits.copy(), params)
+        for other in (candidates(logits, params), candidates(spaced[row, 3 : LARGE + 3], params)):
+            assert (alone.ids is None) == (other.ids is None)
+            assert alone.ids is None or np.array_equal(alone.ids, other.ids)
+            assert alone.weights.tobytes() == other.weights.tobytes()
+            assert draw(alone.weights, 0.7) == draw(other.weights, 0.7)
 
 
 @given(logits_lists, st.floats(0.01, 5))
-def test_filters_keep_the_best_and_nothing_new(values, temperature):
-    logits = np.array(values, dtype=np.float32)
+def test_filters_keep_the_best_and_nothing_new(numbers, temperature):
+    logits = np.array(numbers, dtype=np.float32)
     for name, value in (("top_k", 3), ("top_p", 0.7), ("min_p", 0.3)):
-        settings = {"top_p": 1.0, "temperature": temperature, name: value}
-        kept = candidates(logits, SamplingParams(**settings))
-        assert int(logits.argmax()) in kept.ids
+        values = {"top_p": 1.0, "temperature": temperature, name: value}
+        kept = candidates(logits, SamplingParams(**values))
+        assert shares_of(kept, len(logits))[logits.argmax()] > 0
         assert kept.weights.max() == 1
-        assert (np.diff(kept.ids) > 0).all()
+        assert kept.ids is None or (np.diff(kept.ids) > 0).all()
 
 
 # Drawing
