@@ -4,12 +4,12 @@ import { drawn, element } from "./dom.js";
 
 const most = 500; // points of a curve: more than a screen shows
 const margin = { top: 8, right: 10, bottom: 22, left: 52 };
-const height = 190;
+const height = 190; // as the style says
 
 /** A curve {name, x, y, kind, tone}: kind "line", "faint" or "dots"; tone 0 or 1 its colour. */
 export class Chart {
-  constructor({ title, unit, format, isLogarithmic = false }) {
-    Object.assign(this, { title, unit, format, isLogarithmic });
+  constructor({ title, unit, format }) {
+    Object.assign(this, { title, unit, format });
     this.curves = [];
     this.readout = element("output", {});
     this.plot = element("div", { class: "plot", tabindex: "0", role: "slider" });
@@ -34,21 +34,20 @@ export class Chart {
   draw() {
     const width = this.plot.clientWidth;
     if (!width || !this.curves.length) return;
-    const scale = (value) => (this.isLogarithmic ? Math.log10(Math.max(value, 1e-12)) : value);
     const values = this.curves.flatMap((curve) => curve.y.filter((value) => value !== null));
     const lastStep = Math.max(...this.curves.map((curve) => curve.x.at(-1)), 1);
     const [low, high, ticks] = this.axis(values);
     const inner = width - margin.left - margin.right;
     const tall = height - margin.top - margin.bottom;
     this.x = (step) => margin.left + (inner * step) / lastStep;
-    this.y = (value) =>
-      margin.top + tall * (1 - (scale(value) - scale(low)) / (scale(high) - scale(low) || 1));
+    this.y = (value) => margin.top + tall * (1 - (value - low) / (high - low || 1));
     const parts = [];
     for (const tick of ticks) {
       const y = this.y(tick);
       const line = { x1: margin.left, x2: width - margin.right, y1: y, y2: y };
       parts.push(drawn("line", { class: "grid", ...line }));
-      parts.push(drawn("text", { class: "y", x: margin.left - 8, y: y + 4 }, this.format(tick)));
+      const text = this.format(tick).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "");
+      parts.push(drawn("text", { class: "y", x: margin.left - 8, y: y + 4 }, text));
     }
     const steps = nice(0, lastStep, Math.max(2, Math.floor(inner / 110)));
     for (const tick of steps.filter((step) => step <= lastStep)) {

@@ -128,9 +128,9 @@ export class Inside {
 }
 
 /** A token's element, and a break after one that ends a line. */
-function pieceElements({ id, piece }, index) {
-  const isText = typeof piece === "string";
-  const text = isText ? visible(piece) : bytesText(piece);
+function pieceElements({ id, piece, bytes }, index) {
+  const isText = !piece.includes("\ufffd"); // else a part of a character, shown as its bytes
+  const text = isText ? visible(piece) : bytesText(bytes);
   const kind = `piece colour-${index % colours}${isText ? "" : " is-bytes"}`;
   const made = element(
     "li", { class: kind, title: `${text}, id ${id}` },

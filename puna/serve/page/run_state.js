@@ -1,6 +1,6 @@
 // A training run as its metrics.jsonl tells it, line by line as they come.
 
-const smoothing = 0.02; // of a new value in the smooth curve: about the last fifty steps
+const least = 0.02; // weight of a new value in the smooth curve: about the last fifty steps
 
 export class RunState {
   constructor() {
@@ -62,14 +62,13 @@ export class RunState {
 
   smooth(field, about) {
     let mean = null;
-    let weight = 0;
-    const y = this.steps.map((step) => {
+    const y = this.steps.map((step, index) => {
       const value = step[field];
       if (value === null || value === undefined) return null;
-      // Divided by the weights so far, the mean does not begin at zero.
-      mean = (mean ?? 0) * (1 - smoothing) + value * smoothing;
-      weight = weight * (1 - smoothing) + smoothing;
-      return mean / weight;
+      // The first steps fall fast: a mean of many of them would lie far above the curve.
+      const weight = Math.max(least, 1 / (2 + 0.1 * index));
+      mean = mean === null ? value : mean + weight * (value - mean);
+      return mean;
     });
     return { x: this.steps.map((step) => step.step), y, ...about };
   }

@@ -79,14 +79,17 @@ function slider({ name, label, least, most, step, hint }, value, change) {
   const bounds = { min: least, max: most, step };
   const range = element("input", { type: "range", ...bounds, "aria-label": label, tabindex: "-1" });
   const number = element("input", { type: "number", ...bounds, name, "aria-label": label });
+  const fill = () => range.style.setProperty("--share", (range.value - least) / (most - least));
   const show = (shown) => {
     range.value = shown;
     number.value = shown;
+    fill();
   };
   const take = (from, other) => () => {
     const found = from.valueAsNumber;
     if (!(found >= least && (found <= most || name === "max_tokens"))) return;
     other.value = found;
+    fill();
     change(found);
   };
   range.addEventListener("input", take(range, number));
