@@ -44,8 +44,7 @@ class AsyncEngine:
         """
         listener, pieces = self._listen()
         sequences = self.engine.prepare(prompt, params, listener)
-        self._core.submit(sequences)
-        self.wake()
+        self._submit(sequences)
         return AsyncGeneration(self, sequences, pieces)
 
     async def embed(self, prompts: Prompts, *, is_unit: bool = True) -> Embeddings:
@@ -60,7 +59,6 @@ class AsyncEngine:
         try:
             while waiting or running:
                 running += self._submit_some(waiting, running)
-                self.wake()
                 piece = await pieces.get()
                 if piece.error is not None:
                     raise piece.error
@@ -84,23 +82,31 @@ class AsyncEngine:
             self._is_closed = True
             self._due.notify()
         self._thread.join()
-        scheduler = self._core.scheduler
-        self._core.cancel([*scheduler.running, *scheduler.waiting])
+        self._core.cancel_all()
         self._hand_over()
 
     def _listen(self) -> tuple[Listener, Pieces]:
         """What hands pieces over to the running event loop. Raises UsageError once closed."""
-        if self._is_closed:
-            raise UsageError("the engine is closed")
+        self._require_open()
         pieces = Pieces()
         return functools.partial(self._tell, asyncio.get_running_loop(), pieces), pieces
+
+    def _submit(self, sequences: list[Sequence]) -> None:
+        with self._due:
+            self._require_open()
+            self._core.submit(sequences)
+            self._due.notify()
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise UsageError("the engine is closed")
 
     def _submit_some(self, waiting: deque[Sequence], running: int) -> int:
         """Submit texts beside so many of their call; how many. Raises BusyError where none is."""
         count = 0
         while waiting and running + count < EMBEDDED_AT_ONCE:
             try:
-                self._core.submit([waiting[0]])
+                self._submit([waiting[0]])
             except BusyError:
                 if running + count:
                     break

@@ -104,6 +104,10 @@ class Core:
         with self._stepping:
             self._sweep()
 
+    def cancel_all(self) -> None:
+        """End all texts that were submitted."""
+        self.cancel([*self._inbox, *self.scheduler.running, *self.scheduler.waiting])
+
     def step(self) -> bool:
         """Run one step for all texts; whether there was any to run.
 
