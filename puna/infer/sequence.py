@@ -92,8 +92,7 @@ class Sequence:
         self.mean = StateMean() if request.wants_mean else None
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        self._said: tuple[int, int, int] = (0, 0, 0)  # texts, ids, logprobs of earlier pieces
-        self._text_ids: list[int] = []
+        self._said = (0, self.prompt_tokens, 0)  # texts, ids, logprobs of earlier pieces
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
         # Of several texts of a request the first alone does it.
         self._scores_prompt = choice == 0 and self.params.prompt_logprobs is not None
@@ -199,14 +198,14 @@ class Sequence:
     def tell(self) -> None:
         """Tell the listener what is new, if anything is."""
         texts, ids, logprobs = self._said
-        if self._listener is None or (len(self._text_ids) == ids and not self.is_over):
+        if self._listener is None or (len(self.ids) == ids and not self.is_over):
             return
-        self._said = (len(self._texts), len(self._text_ids), len(self._logprobs))
+        self._said = (len(self._texts), len(self.ids), len(self._logprobs))
         self._listener(
             Piece(
                 choice=self.choice,
                 text="".join(self._texts[texts:]),
-                ids=tuple(self._text_ids[ids:]),
+                ids=tuple(self.ids[ids:]),
                 logprobs=tuple(self._logprobs[logprobs:]),
                 result=self.result if self.ended_by is not None else None,
                 error=self.error,
@@ -227,7 +226,7 @@ class Sequence:
             seed=self.seed,
             cached_tokens=self.cached_tokens,
             queue_seconds=self.queue_seconds,
-            ids=tuple(self._text_ids),
+            ids=tuple(self.ids[self.prompt_tokens :]),
             logprobs=tuple(self._logprobs) if params.logprobs is not None else None,
             prompt_logprobs=(
                 tuple(self.prompt_logprobs) if params.prompt_logprobs is not None else None
@@ -256,7 +255,6 @@ class Sequence:
         if token in params.stop_ids:
             return self._end("stop token")
         self.ids.append(token)
-        self._text_ids.append(token)
         if params.has_penalties:
             self._counts.add(token)
         if self._drafts is not None:

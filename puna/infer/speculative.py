@@ -6,7 +6,7 @@ it chooses itself, with the same draw of the same number, are kept: so no text c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 class NgramDrafts:
@@ -45,16 +45,3 @@ class NgramDrafts:
         """The n-grams that end the text, the longest first."""
         ids = self._ids
         return [tuple(ids[-size:]) for size in self._sizes if size <= len(ids)]
-
-
-def accepted(drafts: Sequence[int], choices: Sequence[int]) -> int:
-    """How many drafts the model confirms: `choices[i]` is its own token in the place of draft i.
-
-    The choice after the last confirmed draft is a token of the text, too.
-    """
-    count = 0
-    for draft, choice in zip(drafts, choices, strict=False):
-        if draft != choice:
-            break
-        count += 1
-    return count

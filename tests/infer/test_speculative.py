@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.infer.speculative import NgramDrafts, accepted
+from puna.infer.speculative import NgramDrafts
 
 
 def plain_proposal(ids: list[int], count: int, shortest: int, longest: int) -> list[int]:
@@ -47,17 +47,3 @@ def test_a_proposal_is_what_a_plain_search_finds(ids, count, shortest, more, cut
 )
 def test_drafts_follow_the_longest_and_latest_match(ids, wanted):
     assert NgramDrafts(ids, 2, 3).propose(4) == wanted
-
-
-@pytest.mark.parametrize(
-    ("drafts", "choices", "count"),
-    [
-        ([], [5], 0),
-        ([1, 2], [1, 2, 3], 2),
-        ([1, 2], [1, 3, 2], 1),
-        ([1, 2], [2, 2, 2], 0),
-        ([1, 2, 3], [1], 1),
-    ],
-)
-def test_drafts_are_accepted_up_to_the_first_that_the_model_did_not_choose(drafts, choices, count):
-    assert accepted(drafts, choices) == count
