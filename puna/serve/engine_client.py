@@ -180,14 +180,14 @@ class EngineClient:
 
     async def end(self) -> None:
         """End the process, and what is under way in it; returns when its memory is free."""
-        if self._transport is not None and not self._is_ending:
-            self._send({"id": next(self._ids), "ask": "end"})
-            self._is_ending = True
-        with contextlib.suppress(TimeoutError):
+        self._is_ending = True
+        if self._transport is not None:
+            self._transport.abort()  # which the process takes for its end
+        try:
             await asyncio.wait_for(asyncio.shield(self._wait()), END_SECONDS)
-            return
-        self._process.kill()
-        await self._wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._wait()
 
     def kill(self) -> None:
         """End the process without asking it."""

@@ -125,8 +125,6 @@ class EngineProcess:
         match message["ask"]:
             case "open" | "load":
                 self._to_load.put(message)
-            case "end":
-                os._exit(0)
             case "cancel":
                 self._cancel(message["of"])
                 self._answer(message, {})

@@ -50,8 +50,8 @@ To the engine process, in this order; everything after `load` in any order and n
     {"id": 10, "ask": "metrics"} -> {"id": 10, "ok": {...}}      Metrics' fields of puna.infer.core
     {"id": 11, "ask": "drain"} -> {"id": 11, "ok": {}}           once every text has ended; new ones
                                                                  are "unavailable" from now on
-    {"id": 12, "ask": "end"}                                     the process ends
 
+Where the connection ends, so do the process and all that is under way in it.
 A refusal is {"id": 4, "error": {"kind": "invalid", "message": "...", "hint": null}}; kind is
 invalid, context (with prompt_tokens and context_tokens), busy, unavailable or failed.
 """
