@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puna.commands.model_arguments import (
-    ROWS_ALONE,
-    add_model,
-    add_sampling,
-    model_of,
-    sampling_params,
-)
+from puna.commands.load import load
+from puna.commands.model_arguments import add_model, add_sampling, model_of, sampling_params
 from puna.console import Console, human_duration
 from puna.errors import UsageError
+from puna.infer.constraint import Constraint, Kind
 
 if TYPE_CHECKING:
     from puna.infer.engine import Engine
@@ -32,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna generate demo/run --prompt "The state of the Union is"
   puna generate demo/run --prompt "Fellow citizens" --max-tokens 40 --seed 1
   puna generate demo/run --temperature 0 < prompt.txt    the likeliest tokens, prompt from stdin
+  puna generate demo/run --json-schema person.json --prompt "Ada, 36:"   JSON of that schema
   puna generate --ckpt_dir LLaMA/7B --tokenizer_path LLaMA/tokenizer.model --prompt "I"
 """
     add_model(parser, has_meta_flags=True)
@@ -41,22 +39,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="text to continue; without it, stdin less its last line end",
     )
     add_sampling(parser)
+    kept_to = parser.add_mutually_exclusive_group()
+    kept_to.add_argument(
+        "--json-schema", type=Path, metavar="FILE", help="the text is JSON of the schema in FILE"
+    )
+    kept_to.add_argument(
+        "--grammar",
+        type=Path,
+        metavar="FILE",
+        help="the text is what the grammar in FILE describes: llguidance's Lark, or GBNF",
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Generate one text. Raises UsageError for a prompt that is missing or too long."""
-    params = sampling_params(arguments)
+    params = dataclasses.replace(sampling_params(arguments), constraint=constraint(arguments))
     prompt = read_stdin() if arguments.prompt is None else arguments.prompt
-    from puna.infer.engine import EngineSettings, load_engine
+    from puna.infer.engine import EngineSettings
 
-    engine = load_engine(
-        model_of(arguments),
-        arguments.backend,
-        which=arguments.which,
-        tokenizer_path=arguments.tokenizer_path,
-        settings=EngineSettings(running=1, step_rows=ROWS_ALONE),
-    )
-    introduce(engine, console)
+    engine = load(model_of(arguments), arguments, console, settings=EngineSettings(running=1))
     console.say(engine.kept_context)
     generation = engine.stream(prompt, params)
     try:
@@ -73,11 +74,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def introduce(engine: Engine, console: Console) -> None:
-    """Say what runs the model, and what one should know about it."""
-    console.say(engine.choice)
-    for note in engine.notes:
-        console.say(f"note: {note}")
+def constraint(arguments: argparse.Namespace) -> Constraint | None:
+    """What the text should be, where asked. Raises UsageError for a file that cannot be read."""
+    kind: Kind = "json_schema" if arguments.json_schema is not None else "grammar"
+    path = getattr(arguments, kind)
+    if path is None:
+        return None
+    try:
+        return Constraint(kind, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} should hold a {kind.replace('_', ' ')}: {error}") from None
 
 
 def read_stdin() -> str:
@@ -109,7 +115,9 @@ def summary(result: GenerationResult, engine: Engine) -> str:
     """One line for people: how many tokens, how fast, why it ended, which seed."""
     endings = {
         "eos": "the model ended the text",
+        "stop token": "a stop token was reached",
         "stop string": "a stop text was reached",
+        "constraint": "nothing may follow",
         "max tokens": "--max-tokens was reached",
         "context end": f"the model's context of {engine.context_length} tokens is full",
         "cancelled": "stopped",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from puna.infer.constraint import Constraint
 from puna.infer.engine import BackendName, Engine, load_engine
 from puna.infer.generation import Generation
 from puna.infer.sampling_params import SamplingParams
@@ -30,6 +31,7 @@ class Sampling(TypedDict, total=False):
     seed: int | None
     stop_ids: tuple[int, ...]
     ignore_eos: bool
+    constraint: Constraint | None
     draft_tokens: int
     shortest_ngram: int
     longest_ngram: int

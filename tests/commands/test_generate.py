@@ -57,6 +57,28 @@ def test_the_prompt_may_come_from_stdin_less_its_last_line_end(
     assert json.loads(capsys.readouterr().out)["prompt"] == "The llama"
 
 
+def test_the_text_keeps_to_a_schema_or_a_grammar(tiny_run, tmp_path, capsys):
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "maxItems": 1}')
+    grammar.write_text('start: "yes" | "no"')
+    assert generate(tiny_run, "--prompt", "The", "--json-schema", schema) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) in ([], [True], [False])
+    assert "; nothing may follow; seed" in said.err
+    assert generate(tiny_run, "--prompt", "The", "--grammar", grammar) == 0
+    assert capsys.readouterr().out in ("yes\n", "no\n")
+    assert generate(tiny_run, "--prompt", "The", "--grammar", tmp_path) == 2
+    assert f"{tmp_path} should hold a grammar" in capsys.readouterr().err
+    grammar.write_text("start: nothing")
+    assert generate(tiny_run, "--prompt", "The", "--grammar", grammar) == 1
+    assert 'grammar cannot be kept to: at 1(8): unknown name: "nothing"' in capsys.readouterr().err
+
+
+def test_a_stop_token_ends_the_output(tiny_run, capsys):
+    assert generate(tiny_run, "--prompt", "The", "--stop-id", 9, "--logit-bias", "9=100") == 0
+    assert "a stop token was reached" in capsys.readouterr().err
+
+
 def test_a_stop_text_ends_the_output(tiny_run, capsys):
     generate(tiny_run, "--prompt", "The", "--temperature", 0)
     text = capsys.readouterr().out.rstrip("\n")

@@ -14,19 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefix_backend import PrefixBackend
+from shared_weights import SHARED as WEIGHTS
+from shared_weights import needs_shared
 from small_vocabulary import smollm2_gguf
 from tiny_model import tiny_config, write_tokenizer
 
 from puna.errors import ConfigError
 from puna.infer.constraint import Constraint
-from puna.infer.engine import Engine, EngineSettings
+from puna.infer.engine import Engine, EngineSettings, load_engine
 from puna.infer.grammar import Grammars
 from puna.infer.sampler import TokenCounts, next_token
 from puna.infer.sampling_params import SamplingParams
 from puna.tokens.tokenizer import Tokenizer
 from puna.weights.open_model import load_tokenizer, open_model
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "tokenizers"
+SHARED = WEIGHTS.parent / "tokenizers"
+STORIES = WEIGHTS / "stories260K" / "stories260K.gguf"
 JSON_OBJECT = Constraint("json_object")
 RANDOM = SamplingParams(temperature=1.0, top_p=1.0)
 
@@ -173,6 +176,19 @@ def test_json_of_real_vocabularies_is_json(load):
         assert mine.masked(logits)[token] == 0
         mine.take(token)
     assert mine.is_complete
+
+
+@needs_shared
+def test_a_trained_model_without_any_idea_of_json_says_it():
+    engine = load_engine(STORIES)
+    toys = {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 3}
+    properties = {"girl": {"type": "string", "maxLength": 20}, "toys": toys}
+    schema = {"type": "object", "properties": properties, "required": ["girl", "toys"]}
+    asked = params(Constraint.of({"json_schema": {**schema, "additionalProperties": False}}), n=20)
+    results = engine.generate("Once upon a time there was", asked)
+    assert {result.ended_by for result in results} == {"constraint"}
+    said = [json.loads(result.text) for result in results]
+    assert all(len(one["girl"]) <= 20 and len(one["toys"]) <= 3 for one in said)
 
 
 REGEXES = ["[0-9]{3}-[a-z]+", r"(yes|no)\.?", "a/b\n?", r"[0-9]+\s[a-z]", "é+|高", ".{3,5}"]
