@@ -55,9 +55,9 @@ class Slot:
             self.fail(ServeError("failed", f"the engine of {self.name} ended by itself"))
 
     def fail(self, problem: ServeError) -> None:
-        """Remember why, and count it where it may happen again at once."""
-        self.problem = problem
+        """Remember why, unless it is for lack of room that others take."""
         if problem.kind != "unavailable":
+            self.problem = problem
             self.failures.append(time.monotonic())
 
     def require_rest(self) -> None:
@@ -178,8 +178,7 @@ class ModelPool:
             except TimeoutError:
                 raise ServeError("unavailable", f"{slot.name} is loading") from None
         if slot.client is None:
-            assert slot.problem is not None
-            raise slot.problem
+            raise slot.problem or ServeError("unavailable", f"{slot.name} is not loaded yet")
         return slot.client
 
     async def _load(self, slot: Slot) -> None:
@@ -217,13 +216,13 @@ class ModelPool:
             if needed_bytes <= room_bytes:
                 return room_bytes
             idle = [one for one in others if not one.users]
+            if not slot.users:  # nobody waits for it any more
+                raise ServeError("unavailable", "the memory is in use by other models")
             if idle:
                 await self._unload(min(idle, key=lambda one: one.used_at))
-                continue
-            self._idle.clear()
-            await self._idle.wait()
-            if not slot.users:  # nobody waits for it any more, so nobody makes room
-                raise ServeError("unavailable", "the memory is in use by other models")
+            else:
+                self._idle.clear()
+                await self._idle.wait()
 
     async def _unload(self, slot: Slot) -> None:
         client, slot.client = slot.client, None
