@@ -287,6 +287,19 @@ def test_top_p_of_a_large_vocabulary_is_a_beginning_of_the_full_sort(kind, top_p
     assert count == possible or before[count] > top_p - ROUNDING
 
 
+@given(st.sampled_from(KINDS), st.integers(0, 99), st.floats(0.01, 5), st.floats(-6, 0))
+@settings(max_examples=60, deadline=None)
+def test_top_p_keeps_as_many_as_the_full_sort_does(kind, seed, temperature, exponent):
+    top_p = 1 - 10**exponent * 0.99
+    logits = large_logits(kind, seed)
+    left = candidates(logits, SamplingParams(temperature=temperature, top_p=top_p))
+    weights = np.sort(tempered(logits, temperature).astype(np.float64))[::-1]
+    before = (np.cumsum(weights) - weights) / weights.sum()
+    least, most = ((before <= top_p + one).sum() for one in (-ROUNDING, ROUNDING))
+    assert least <= np.count_nonzero(left.weights) + (weights == 0).sum()
+    assert np.count_nonzero(left.weights) <= most
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mass", [0.02, 0.5, 0.95])
 def test_typical_sampling_of_a_large_vocabulary_keeps_the_nearest_to_the_entropy(kind, mass):
