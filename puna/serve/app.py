@@ -12,12 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import puna
-from puna.serve import page_routes, tokenizing
+from puna.serve import guard, health, metrics, page_routes, tokenizing
+from puna.serve.access_log import AccessLog, RequestRecord
 from puna.serve.body import as_serve_error
 from puna.serve.clients import Pool
 from puna.serve.errors import Kind, ServeError
+from puna.serve.guard.gate import error_response
 from puna.serve.openai import chat, completions, embeddings, models
-from puna.serve.openai.streaming import ClientLeftError, json_bytes
+from puna.serve.openai.streaming import ClientLeftError
 from puna.serve.settings import ServeSettings
 
 logger = logging.getLogger("puna.serve")
@@ -28,6 +30,8 @@ _ROUTERS = (
     completions.router,
     embeddings.router,
     tokenizing.router,
+    health.router,
+    metrics.router,
     page_routes.router,
 )
 _KINDS: dict[int, Kind] = {404: "unknown", 405: "method", 413: "large", 415: "media"}
@@ -46,7 +50,8 @@ def build_app(settings: ServeSettings, pool: Pool) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings, app.state.pool = settings, pool
+    app.state.settings, app.state.metrics = settings, metrics.Metrics()
+    app.state.pool = metrics.MeteredPool(pool, app.state.metrics)
     app.state.started_at = int(time.time())
     for router in _ROUTERS:
         app.include_router(router)
@@ -57,27 +62,22 @@ def build_app(settings: ServeSettings, pool: Pool) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
     _complete_document(app)
+    guard.install(app, settings)
+    notes = [app.state.metrics.note_response]
+    if settings.access_log is not None:
+        notes.append(AccessLog(settings.access_log).note)
+    app.add_middleware(RequestRecord, notes=notes)  # outermost: it sees refusals, too
     return app
 
 
-def error_response(error: ServeError) -> Response:
-    """The response that says it."""
-    return Response(
-        json_bytes(error.openai_body()),
-        status_code=error.status,
-        headers=error.headers,
-        media_type="application/json",
-    )
-
-
-async def _answer_serve_error(_request: Request, error: Exception) -> Response:
+async def _answer_serve_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServeError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
-async def _answer_wrong_body(_request: Request, error: Exception) -> Response:
+async def _answer_wrong_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(as_serve_error(error))
+    return error_response(as_serve_error(error), request.url.path)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -85,7 +85,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     kind = _KINDS.get(error.status_code, "failed" if error.status_code >= 500 else "invalid")
     message = f"{request.method} {request.url.path}: {error.detail}"
-    response = error_response(ServeError(kind, message))
+    response = error_response(ServeError(kind, message), request.url.path)
     response.headers.update(error.headers or {})
     return response
 
@@ -96,7 +96,10 @@ async def _answer_nobody(_request: Request, _error: Exception) -> Response:
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(ServeError("failed", "the server failed; its log says why"))
+    failure = ServeError("failed", "the server failed; its log says why")
+    response = error_response(failure, request.url.path)
+    response.headers["X-Request-Id"] = request.state.request_id
+    return response
 
 
 def _complete_document(app: FastAPI) -> None:

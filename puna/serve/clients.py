@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from puna.serve.engine_client import EngineClient
 
@@ -23,4 +23,8 @@ class Pool(Protocol):
 
     def use(self, name: str) -> AbstractAsyncContextManager[EngineClient]:
         """The loaded model, which stays loaded meanwhile; entering it loads. Raises ServeError."""
+        ...
+
+    async def metrics(self) -> dict[str, dict[str, Any]]:
+        """Of each model its `state`, and what its engine counts where it is loaded."""
         ...

@@ -15,6 +15,8 @@ class RequestLimits:
 
     body_bytes: int = 8 << 20  # a prompt of a million ids in JSON
     body_seconds: float = 30.0  # for all of a body to arrive
+    head_bytes: int = 64 << 10  # of a request before its body
+    head_seconds: float = 10.0
     texts: int = 512  # prompts times n
     json_depth: int = 64  # of a body, JSON schemas with it
     schema_bytes: int = 64 << 10
@@ -52,7 +54,6 @@ class ServeSettings:
     runs: Path | None = None
     access_log: Path | None = None
     log_prompts: bool = False
-    runs: Path | None = None  # a folder with training runs, whose curves the page draws
     accept_unknown_fields: bool = False
     limits: RequestLimits = field(default_factory=RequestLimits)
 

@@ -175,5 +175,8 @@ class FakePool:
         finally:
             self.in_use[name] -= 1
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        return {name: client._metrics() for name, client in self.clients.items()}
+    async def metrics(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {"state": self.states[name]} | client._metrics()
+            for name, client in self.clients.items()
+        }

@@ -1,0 +1,63 @@
+"""GET /health and /version: public, answered by this process alone while the engines compute."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+import puna
+from puna.serve.openai.streaming import json_bytes
+
+router = APIRouter(tags=["server"])
+
+
+class Health(BaseModel):
+    """At least one model answers, or will be loaded when it is asked for."""
+
+    status: Literal["ok"]
+
+
+class Trouble(BaseModel):
+    """llama.cpp's body of a server that cannot answer yet."""
+
+    code: Literal[503]
+    message: str
+    type: Literal["unavailable_error"]
+
+
+class Unhealthy(BaseModel):
+    """No model answers."""
+
+    error: Trouble
+
+
+class Version(BaseModel):
+    """Puna's."""
+
+    version: str
+
+
+@router.head("/health", include_in_schema=False)
+@router.get("/health", response_model=Health, responses={503: {"model": Unhealthy}})
+async def health(request: Request) -> Any:
+    """Whether requests would be answered: 503 while the first model loads, or if all failed."""
+    pool = request.app.state.pool
+    states = {pool.state(name) for name in pool.names()}
+    if states & {"ready", "unloaded"}:
+        return {"status": "ok"}
+    message = "Loading model" if "loading" in states else "No model could be loaded"
+    error = {"code": 503, "message": message, "type": "unavailable_error"}
+    return Response(
+        json_bytes({"error": error}),
+        status_code=503,
+        headers={"Retry-After": "2"},
+        media_type="application/json",
+    )
+
+
+@router.get("/version", response_model=Version)
+async def version() -> Any:
+    """Of the server."""
+    return {"version": puna.__version__}
