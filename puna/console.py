@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TextIO
 
+Progress = Callable[[str, float, float], object]  # a stage, what is done of it, the whole
+
+SHORT_SECONDS = 1.5  # a stage that takes longer gets a bar, which shows itself 0.5 s later
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 class ProgressBar(Protocol):
-    """What a long job needs from a progress bar."""
+    """What a long job needs from a progress bar; `n` is how far it is."""
+
+    n: float
 
     def update(self, amount: float = 1) -> Any: ...
 
@@ -97,6 +103,29 @@ class Console:
             yield bar
         finally:
             bar.close()
+
+    @contextmanager
+    def stages(self, unit: str) -> Iterator[Progress]:
+        """What a job of stages tells how far it is; each that is not short has a bar."""
+        began: dict[str, float] = {}
+        bars: dict[str, ProgressBar] = {}
+        with ExitStack() as shown:
+
+            def tell(stage: str, done: float, total: float) -> None:
+                if stage not in began:
+                    shown.close()
+                    began[stage] = time.perf_counter()
+                if stage in bars:
+                    bars[stage].update(done - bars[stage].n)
+                elif done < total and time.perf_counter() - began[stage] > SHORT_SECONDS:
+                    bar = self.progress(total, stage, unit, initial=done)
+                    bars[stage] = shown.enter_context(bar)
+
+            yield tell
+
+
+def untold(_stage: str, _done: float, _total: float) -> None:
+    """The Progress of a job that nobody watches."""
 
 
 def silent() -> Console:

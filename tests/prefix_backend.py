@@ -17,6 +17,7 @@ class PrefixBackend:
 
     name = "prefix"
     page_bytes = 8 * PAGE_POSITIONS
+    free_bytes = 1 << 30
 
     def __init__(self, vocabulary_size: int, seed: int = 0, scale: float = 8.0) -> None:
         self.vocabulary_size = vocabulary_size

@@ -2,9 +2,11 @@
 
 import io
 import json
+from contextlib import contextmanager
 
 import pytest
 
+from puna import console as console_module
 from puna.console import Console, human_bytes, human_count, human_duration, silent, table
 
 
@@ -46,6 +48,56 @@ def test_colours_only_where_they_are_on():
     colored, _stdout, stderr = console(color=True)
     colored.warn("careful")
     assert stderr.getvalue() == "\x1b[33mwarning: careful\x1b[0m\n"
+
+
+def test_a_long_stage_gets_a_bar_from_where_it_is(monkeypatch):
+    one, stdout, _stderr = console()
+    seconds = iter([0.0, 0.0, 1.0, 2.0, 3.0, 3.0])
+    monkeypatch.setattr(console_module.time, "perf_counter", lambda: next(seconds))
+    made = []
+
+    @contextmanager
+    def progress(total, label, unit, *, initial=0):
+        made.append(Bar(label, total, initial))
+        yield made[-1]
+        made[-1].is_closed = True
+
+    monkeypatch.setattr(one, "progress", progress)
+    with one.stages("B") as tell:
+        for done in (0, 10, 20, 50, 90):
+            tell("packing", done, 100)
+        assert [bar.n for bar in made] == [90]
+        tell("keeping", 0, 100)  # the next stage ends the first one's bar
+        assert made[0].is_closed
+    (bar,) = made
+    assert (bar.label, bar.total, bar.updates) == ("packing", 100, [30, 40])
+    assert stdout.getvalue() == ""
+
+
+def test_short_stages_print_nothing():
+    one, _stdout, stderr = console()
+    with one.stages("B") as tell:
+        for stage in ("packing", "keeping"):
+            for done in range(100):
+                tell(stage, done, 100)
+    assert stderr.getvalue() == ""
+
+
+class Bar:
+    """Keeps what a progress bar is told."""
+
+    def __init__(self, label, total, initial):
+        self.label, self.total, self.n, self.updates, self.is_closed = (
+            label,
+            total,
+            initial,
+            [],
+            False,
+        )
+
+    def update(self, amount=1):
+        self.updates.append(amount)
+        self.n += amount
 
 
 def test_a_progress_bar_writes_to_stderr_and_is_silent_when_quiet():

@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     require_fit(tests, source.config.context_length)
     name, reason = choose_backend(arguments.backend, batched=True)
     require_threads(arguments.threads, name)
-    backend = make_backend(name, source, arguments.threads)
+    with console.stages("B") as progress:
+        backend = make_backend(name, source, arguments.threads, progress=progress)
     console.say(f"engine: {backend.name} ({reason})")
     probe = make_probe(name, arguments)
     results = []

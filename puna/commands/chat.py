@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from puna import config as recipes
 from puna import hardware
 from puna.commands.chat_history import History, Messages, WrittenText
-from puna.commands.generate import introduce, result_record, summary
-from puna.commands.model_arguments import ROWS_ALONE, add_model, add_sampling, sampling_params
+from puna.commands.generate import result_record, summary
+from puna.commands.load import load
+from puna.commands.model_arguments import add_model, add_sampling, sampling_params
 from puna.config import nearest
 from puna.console import Console
 from puna.errors import PunaError, UsageError
@@ -62,16 +63,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     params = sampling_params(arguments)
     if arguments.model == DEFAULT_MODEL:
         pull_once(DEFAULT_MODEL, console)
-    from puna.infer.engine import EngineSettings, load_engine
+    from puna.infer.engine import EngineSettings
 
-    engine = load_engine(
-        arguments.model,
-        arguments.backend,
-        which=arguments.which,
-        tokenizer_path=arguments.tokenizer_path,
-        settings=EngineSettings(running=1, step_rows=ROWS_ALONE),
-    )
-    introduce(engine, console)
+    engine = load(arguments.model, arguments, console, settings=EngineSettings(running=1))
     console.say(engine.kept_context)
     chat = Chat(engine, params, console, arguments.system)
     console.say(CHAT_WELCOME if chat.answers else WELCOME)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from puna.commands.generate import introduce
+from puna.commands.load import load
 from puna.commands.model_arguments import add_model
 from puna.console import Console, human_duration, table
 from puna.errors import UsageError
@@ -60,21 +60,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.batch < 1:
         raise UsageError(f"--batch must be at least 1, got {arguments.batch}")
     from puna.evaluate import heldout
-    from puna.infer.engine import load_engine
 
     text = heldout.open_text(arguments.data)
     run_folder = Path(arguments.model)
     kept = run_folder / heldout.FILE_NAME
     is_kept = text.corpus is not None and (run_folder / "checkpoints").is_dir()
     previous = heldout.read_previous(kept) if is_kept else None
-    engine = load_engine(
-        arguments.model,
-        arguments.backend,
-        which=arguments.which,
-        batched=True,
-        tokenizer_path=arguments.tokenizer_path,
-    )
-    introduce(engine, console)
+    engine = load(arguments.model, arguments, console, batched=True)
     context = window(arguments.context, engine.config.context_length)
     baselines = heldout.known_baselines(previous, engine, text)
     if baselines is not None:

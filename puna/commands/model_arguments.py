@@ -10,7 +10,6 @@ from puna.infer.sampling_params import SamplingParams
 
 BACKENDS = ("auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch")  # as puna.infer.engine's
 DEFAULTS = SamplingParams()
-ROWS_ALONE = 512  # prompt tokens read at once where nobody else waits: tiles like many rows
 
 
 def add_model(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puna.commands.generate import introduce
+from puna.commands.load import load
 from puna.commands.model_arguments import BACKENDS, add_model
 from puna.console import Console, human_duration
 from puna.errors import UsageError
@@ -70,14 +70,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from puna.infer.backends.base import pages_for
 
     text = read_text(arguments.text)
-    engine = load(arguments, arguments.model, arguments.backend, console)
+    engine = load(arguments.model, arguments, console, batched=True)
     require_context(arguments.context, engine)
     windows = text_windows(engine.tokenizer, text, arguments.context)
     reference = None
     if arguments.kl_against is not None:
         from puna.evaluate.divergence import require_comparable
 
-        reference = load(arguments, arguments.kl_against, arguments.kl_backend, console)
+        reference = load_reference(arguments, console)
         require_context(arguments.context, reference)
         others = text_windows(reference.tokenizer, text, arguments.context)
         require_comparable(engine.backend, reference.backend, windows, others)
@@ -104,19 +104,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def load(arguments: argparse.Namespace, model: str, backend: str, console: Console) -> Engine:
-    """The engine of one of the two models, introduced."""
-    from puna.infer.engine import load_engine
-
-    engine = load_engine(
-        model,
-        backend,  # type: ignore[arg-type]  # argparse has checked it
-        which=arguments.which if model == arguments.model else "latest",
-        batched=True,
-        tokenizer_path=arguments.tokenizer_path,
-    )
-    introduce(engine, console)
-    return engine
+def load_reference(arguments: argparse.Namespace, console: Console) -> Engine:
+    """The engine of the model that is compared with."""
+    is_same = arguments.kl_against == arguments.model
+    theirs = {"backend": arguments.kl_backend, "which": arguments.which if is_same else "latest"}
+    wanted = argparse.Namespace(**{**vars(arguments), **theirs})
+    return load(arguments.kl_against, wanted, console, batched=True)
 
 
 def require_context(context_length: int, engine: Engine) -> None:

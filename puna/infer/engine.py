@@ -16,9 +16,9 @@ import numpy as np
 
 from puna import hardware
 from puna.config import nearest
-from puna.console import human_bytes
+from puna.console import Progress, human_bytes, untold
 from puna.errors import BusyError, CheckpointError, ConfigError, UsageError, missing_package
-from puna.infer.backends.base import PAGE_POSITIONS, Backend, pages_for
+from puna.infer.backends.base import PAGE_POSITIONS, Backend, FloatArray, pages_for
 from puna.infer.constraint import Constraint
 from puna.infer.core import Core, Metrics
 from puna.infer.embedding import Embeddings
@@ -54,13 +54,14 @@ class EngineSettings:
 
     `context_tokens`: positions of all texts together whose keys and values are kept; without it
     what memory allows, up to four contexts of the model and no more than texts run; `room_bytes`
-    is that memory, without it what is free. `step_rows`: tokens of one step. `running`: texts under
-    way at once; `queue_limit`: how many more may wait.
+    is that memory, without it what the backend has free. `step_rows`: tokens of one step, of which
+    prompts get a quarter while other texts are written. `running`: texts under way at once;
+    `queue_limit`: how many more may wait.
     """
 
     context_tokens: int | None = None
     room_bytes: int | None = None
-    step_rows: int = 256  # bounds the wait of others for a prompt, and the twin's attention scores
+    step_rows: int = 512  # more is no faster, and takes the twin more memory for its scores
     running: int = 64
     queue_limit: int = 256
 
@@ -263,7 +264,7 @@ class Engine:
         if self.settings.context_tokens is not None:
             return pages_for(self.settings.context_tokens)
         one = pages_for(self.config.context_length)
-        free = self.settings.room_bytes or hardware.memory_available_bytes()
+        free = self.settings.room_bytes or self.backend.free_bytes
         several = min(min(4, self.settings.running) * one, free // 8 // self.backend.page_bytes)
         return max(several, min(one, free // 2 // self.backend.page_bytes), 1)
 
@@ -318,18 +319,20 @@ def load_engine(
     batched: bool = False,
     tokenizer_path: Path | None = None,
     settings: EngineSettings | None = None,
+    progress: Progress = untold,
 ) -> Engine:
     """The engine of a model of any format, by folder, file or name.
 
-    `batched` says that many rows will run at once, `which` chooses a run folder's checkpoint.
-    Raises CheckpointError when there is no whole model, TokenizerError when no tokenizer lies with
-    it and no `tokenizer_path` is given, MachineError when memory does not suffice or `backend` is
-    not to be had on this machine, ConfigError for another backend's name.
+    `batched` says that many rows will run at once, `which` chooses a run folder's checkpoint,
+    `progress` is told how far loading is. Raises CheckpointError when there is no whole model,
+    TokenizerError when no tokenizer lies with it and no `tokenizer_path` is given, MachineError
+    when memory does not suffice or `backend` is not to be had on this machine, ConfigError for
+    another backend's name.
     """
     name, reason = choose_backend(backend, batched=batched)
     source = open_model(path, which=which)
     tokenizer = load_tokenizer(source, tokenizer_path)
-    running = make_backend(name, source)
+    running = make_backend(name, source, progress=progress)
     return Engine(
         config=source.config,
         tokenizer=tokenizer,
@@ -371,7 +374,13 @@ def _has_kernels() -> bool:
     return hardware.isa_wish() != kernels.NONE and bool(kernels.inference_isas())
 
 
-def make_backend(name: Chosen, source: ModelSource, threads: int | None = None) -> Backend:
+def make_backend(
+    name: Chosen,
+    source: ModelSource,
+    threads: int | None = None,
+    *,
+    progress: Progress = untold,
+) -> Backend:
     """The named backend with all of the model's weights read. Imports it.
 
     `threads` are the C++ kernels', one for each core unless given. Raises MachineError when memory
@@ -380,13 +389,17 @@ def make_backend(name: Chosen, source: ModelSource, threads: int | None = None) 
     if name in MODES:
         from puna.infer.backends.cpu_backend import CpuBackend
 
-        return CpuBackend(source, mode=MODES[name], threads=threads)
+        return CpuBackend(source, mode=MODES[name], threads=threads, progress=progress)
     what = f"{source.path}, its weights in float32,"
     hardware.require_memory(needs(source.config).weight_bytes, what)
     # Copied where they lie in a mapped file: torch wants arrays that may be written to.
-    arrays = {
-        name: np.require(source.read(name), requirements=["C", "W"]) for name in source.tensors
-    }
+    arrays: dict[str, FloatArray] = {}
+    total = sum(stored.nbytes for stored in source.tensors.values())
+    done = 0
+    for tensor, stored in source.tensors.items():
+        progress("reading weights", done, total)
+        arrays[tensor] = np.require(source.read(tensor), requirements=["C", "W"])
+        done += stored.nbytes
     if name == "numpy":
         from puna.infer.backends.numpy_backend import NumpyBackend
 

@@ -11,6 +11,7 @@ from puna.infer.backends.base import PAGE_POSITIONS, pages_for
 from puna.infer.page_pool import PagePool
 from puna.infer.sequence import Sequence
 
+SHARED_ROWS = 4  # the part of a step for prompts, 1 / 4, while texts are written: they wait for it
 SCORED_AT_ONCE = 1 << 24  # logits of one text's prompt in a step, 64 MiB of float32
 
 
@@ -18,9 +19,10 @@ SCORED_AT_ONCE = 1 << 24  # logits of one text's prompt in a step, 64 MiB of flo
 class Limits:
     """What bounds a step.
 
-    `step_rows`: rows of one step; decoding sequences always get theirs, and of the rest a prompt
-    at least a page. `running`: sequences under way at once. `unstretched_length`: how long a
-    sequence may be before its length changes its rotary factors; `vocabulary_size`: the model's.
+    `step_rows`: rows of one step; decoding sequences always get theirs, and a prompt at least a
+    page: beside them up to a quarter of all (SHARED_ROWS), without them all. `running`: sequences
+    under way at once. `unstretched_length`: how long a sequence may be before its length changes
+    its rotary factors; `vocabulary_size`: the model's.
     """
 
     step_rows: int
@@ -64,7 +66,8 @@ class Scheduler:
         """The next step's work; none only where no sequence is left."""
         self._admit()
         works = self._decode()
-        left = self.limits.step_rows - sum(work.rows + len(work.drafts) for work in works)
+        rows = self.limits.step_rows // SHARED_ROWS if works else self.limits.step_rows
+        left = rows - sum(work.rows + len(work.drafts) for work in works)
         works += self._read(max(left, PAGE_POSITIONS))
         return [work for work in works if work.sequence.is_running]  # some gave way meanwhile
 

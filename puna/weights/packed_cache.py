@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puna import hardware, schema
-from puna.console import human_bytes
+from puna.console import Progress, human_bytes, untold
 from puna.errors import MachineError, PunaError
 from puna.weights.source import Bytes, ModelSource
 from puna.whole_folder import SPARE_BYTES
@@ -91,7 +91,7 @@ class PackedCache:
             os.utime(path)
         return descriptor
 
-    def store(self, path: Path, header: bytes, packed: Bytes) -> None:
+    def store(self, path: Path, header: bytes, packed: Bytes, progress: Progress = untold) -> None:
         """Write a file whole or not at all, then remove the least recently used ones.
 
         Raises MachineError where it does not fit, or the folder cannot be written.
@@ -109,7 +109,7 @@ class PackedCache:
             self._make_room(needed, path)
             if shutil.disk_usage(self.folder).free < needed + SPARE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            _write(partial, header, packed)
+            _write(partial, header, packed, progress)
             partial.replace(path)
         except OSError as error:
             raise MachineError(f"{self.folder}: {error.strerror or error}") from None
@@ -178,11 +178,12 @@ def _identity(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _write(path: Path, header: bytes, packed: Bytes) -> None:
+def _write(path: Path, header: bytes, packed: Bytes, progress: Progress) -> None:
     """In pieces that begin on multiples of 2 MiB: of such, Linux makes huge pages of the file."""
     at, end = 0, len(header) + packed.nbytes
     with path.open("wb", buffering=0) as file:
         while at < end:
+            progress("keeping them for the next time", at, end)
             stop = (at // _PIECE_BYTES + 1) * _PIECE_BYTES - len(header)
             piece = packed[max(0, at - len(header)) : stop].data
             at += os.writev(file.fileno(), [header[at:], piece])

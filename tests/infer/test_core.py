@@ -122,7 +122,7 @@ def test_several_texts_of_one_prompt_share_its_pages():
 
 
 def test_a_long_prompt_does_not_stop_others():
-    engine = make(step_rows=64, context_tokens=20 * 32)
+    engine = make(step_rows=256, context_tokens=20 * 32)
     talker = engine.stream([5, 6], replace(GREEDY, max_tokens=60))
     next(talker)
     reader = engine.stream([6] * 180, replace(GREEDY, max_tokens=2))

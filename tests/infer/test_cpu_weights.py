@@ -88,6 +88,24 @@ def test_anonymous_memory_is_not_taken_for_a_file_of_huge_pages():
     assert not packed_memory._is_huge(memory)
 
 
+def test_loading_tells_how_far_it_is(source, cache, monkeypatch):
+    monkeypatch.setattr(packed_memory, "_is_huge", lambda memory: False)
+    stages = ["packing weights", "keeping them for the next time"]
+    if sys.platform == "linux":
+        stages += ["reading packed weights", "copying packed weights"]
+    told = []
+    for _load in range(2):
+        load_weights(source, 2, cache, lambda *words: told.append(words))
+    assert list(dict.fromkeys(stage for stage, _done, _total in told)) == stages
+    for stage in stages:
+        steps = [(done, total) for name, done, total in told if name == stage]
+        assert [done for done, _total in steps] == sorted(done for done, _total in steps)
+        assert all(0 <= done < total for done, total in steps)
+        assert len({total for _done, total in steps}) == 1
+    packed = [done for name, done, _total in told if name == "packing weights"]
+    assert len(packed) == len(pack_weights(source, 1).matrices)
+
+
 def test_a_damaged_file_is_packed_anew_with_a_note(source, cache):
     load_weights(source, 2, cache)
     path = cache.files()[0].path

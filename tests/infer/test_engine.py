@@ -26,7 +26,7 @@ def engine(tiny_run):
 class Scripted:
     """A backend that wants to say given ids and then EOS, whatever it is told."""
 
-    name, vocabulary_size, page_bytes = "scripted", 320, 1
+    name, vocabulary_size, page_bytes, free_bytes = "scripted", 320, 1, 1 << 30
 
     def __init__(self, ids):
         self.ids = list(ids)

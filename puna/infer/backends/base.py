@@ -55,6 +55,11 @@ class Backend(Protocol):
         """Memory that a page takes: keys and values of 32 positions, all layers."""
         ...
 
+    @property
+    def free_bytes(self) -> int:
+        """Memory for more pages, where this backend has them: the machine's, or its GPU's."""
+        ...
+
     def reserve(self, pages: int) -> None:
         """Have that many pages, numbered from 0; what earlier pages held is lost.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from puna import hardware
+from puna.console import Progress, untold
 from puna.errors import CheckpointError, UsageError
 from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
 from puna.infer.backends.cpu_weights import LAYER_MATRICES, PackedWeights, load_weights
@@ -27,7 +28,8 @@ class CpuBackend:
     `mode` says how numbers are kept: `fast` multiplies many rows at once in bfloat16 where the
     processor has tiles for it; `exact` computes each row in one way, whatever runs beside it;
     `float` keeps activations, keys and values in float32. Without `threads`, one for each core.
-    Raises MachineError without kernels, or where memory does not suffice.
+    `progress` is told of loading. Raises MachineError without kernels, or where memory does not
+    suffice.
     """
 
     def __init__(
@@ -37,12 +39,13 @@ class CpuBackend:
         threads: int | None = None,
         mode: Mode = "fast",
         isa: str | None = None,
+        progress: Progress = untold,
     ) -> None:
         self.config = source.config
         self.isa = isa or kernels.inference_isa()
         self.threads = threads or hardware.usable_cores()
         self.mode: Mode = mode
-        self.weights = load_weights(source, self.threads)
+        self.weights = load_weights(source, self.threads, progress=progress)
         self.notes = self.weights.notes
         self.vocabulary_size = self.config.vocabulary_size
         self._engine = kernels.extension().InferenceEngine(
@@ -56,6 +59,11 @@ class CpuBackend:
     def name(self) -> str:
         """The instruction set, the threads and the mode."""
         return f"C++ for {self.isa}, threads: {self.threads}, {self.mode}"
+
+    @property
+    def free_bytes(self) -> int:
+        """What the machine has; see Backend.free_bytes."""
+        return hardware.memory_available_bytes()
 
     def reserve(self, pages: int) -> None:
         """Have that many pages; see Backend.reserve."""

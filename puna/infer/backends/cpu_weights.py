@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from puna import hardware
+from puna.console import Progress, untold
 from puna.errors import MachineError
 from puna.infer.backends.packed_memory import anonymous_memory, file_memory
 from puna.native import kernels
@@ -85,7 +86,10 @@ def packed_type(source: ModelSource, stored: StoredTensor) -> str:
 
 
 def load_weights(
-    source: ModelSource, threads: int, cache: PackedCache | None = None
+    source: ModelSource,
+    threads: int,
+    cache: PackedCache | None = None,
+    progress: Progress = untold,
 ) -> PackedWeights:
     """The packed weights of `source` from the cache's file, else packed now and kept there.
 
@@ -97,25 +101,26 @@ def load_weights(
     largest = max(stored.nbytes for stored in source.tensors.values())
     hardware.require_memory(size + largest, f"{source.path}, its weights packed,")
     if size < SMALLEST_KEPT_BYTES or not cache.limit_bytes:
-        return pack_weights(source, threads)
+        return pack_weights(source, threads, progress)
     try:
         header = header_of(source, layout_of(places))
     except MachineError as error:
-        weights = pack_weights(source, threads)
+        weights = pack_weights(source, threads, progress)
         return _noted(weights, f"packed weights are not kept: {error.message}")
     path, notes = cache.path_of(source, header), []
     try:
         descriptor = cache.open(path, header, size)
         if descriptor is not None:
             try:
-                return _weights(source, places, file_memory(descriptor, len(header), size, threads))
+                memory = file_memory(descriptor, len(header), size, threads, progress=progress)
+                return _weights(source, places, memory)
             finally:
                 os.close(descriptor)
     except MachineError as error:
         notes.append(f"the weights are packed anew: {error.message}")
-    weights = pack_weights(source, threads)
+    weights = pack_weights(source, threads, progress)
     try:
-        cache.store(path, header, weights.memory)
+        cache.store(path, header, weights.memory, progress)
     except MachineError as error:
         notes.append(f"packed weights are not kept: {error.message}")
     return _noted(weights, *notes)
@@ -125,7 +130,7 @@ def _noted(weights: PackedWeights, *notes: str) -> PackedWeights:
     return replace(weights, notes=(*weights.notes, *notes))
 
 
-def pack_weights(source: ModelSource, threads: int) -> PackedWeights:
+def pack_weights(source: ModelSource, threads: int, progress: Progress = untold) -> PackedWeights:
     """Pack all matrices of `source`, one after the other. Nothing is rounded.
 
     Raises CheckpointError for weights that are not finite.
@@ -133,6 +138,7 @@ def pack_weights(source: ModelSource, threads: int) -> PackedWeights:
     places, size = plan(source)
     memory = anonymous_memory(size)
     for name, place in places.items():
+        progress("packing weights", place.offset, size)
         _pack_one(source, name, place, memory, threads)
     return _weights(source, places, memory)
 

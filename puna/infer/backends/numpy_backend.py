@@ -35,6 +35,11 @@ class NumpyBackend:
         self.page_bytes = kv_cache_bytes(config, 1, PAGE_POSITIONS, 4)  # float32
         self._cache = _Pages(self.model.shape, 0)
 
+    @property
+    def free_bytes(self) -> int:
+        """What the machine has; see Backend.free_bytes."""
+        return hardware.memory_available_bytes()
+
     def reserve(self, pages: int) -> None:
         """Have that many pages; see Backend.reserve."""
         self._cache = _Pages(self.model.shape, 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from puna.console import Progress, untold
 from puna.errors import MachineError
 from puna.native.packed import Bytes
 
@@ -32,14 +33,16 @@ def anonymous_memory(size: int) -> Bytes:
     return np.frombuffer(pages, dtype=np.uint8)[:size]
 
 
-def file_memory(descriptor: int, offset: int, size: int, threads: int) -> Bytes:
+def file_memory(
+    descriptor: int, offset: int, size: int, threads: int, *, progress: Progress = untold
+) -> Bytes:
     """`size` bytes of a file from `offset`: the file's own pages where those are huge, else a copy.
 
     Raises MachineError when the file is cut short meanwhile. The descriptor stays open.
     """
     if sys.platform != "linux":
-        return _mapped(descriptor, offset, size)
-    mapped = _mapped(descriptor, offset, size)
+        return _mapped(descriptor, offset, size, progress)
+    mapped = _mapped(descriptor, offset, size, progress)
     if _is_huge(mapped):
         return mapped
     del mapped
@@ -48,17 +51,19 @@ def file_memory(descriptor: int, offset: int, size: int, threads: int) -> Bytes:
     with ThreadPoolExecutor(threads) as pool:
         pieces = (memory[start : start + _PIECE_BYTES].data for start in starts)
         reads = pool.map(lambda piece, at: _read(descriptor, piece, offset + at), pieces, starts)
-        for _done in reads:
-            pass
+        for start, _done in zip(starts, reads, strict=True):
+            progress("copying packed weights", start, size)
     return memory
 
 
-def _mapped(descriptor: int, offset: int, size: int) -> Bytes:
+def _mapped(descriptor: int, offset: int, size: int, progress: Progress) -> Bytes:
     pages = mmap.mmap(descriptor, offset + size, prot=mmap.PROT_READ)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # an older kernel: pages come when they are touched
             pages.madvise(mmap.MADV_HUGEPAGE)  # what has to come from the disk comes in such pages
-            pages.madvise(_POPULATE_READ)
+            for start in range(0, offset + size, _PIECE_BYTES):
+                progress("reading packed weights", start, size)
+                pages.madvise(_POPULATE_READ, start, min(_PIECE_BYTES, offset + size - start))
     return np.frombuffer(pages, dtype=np.uint8)[offset:]
 
 

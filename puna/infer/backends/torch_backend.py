@@ -55,6 +55,13 @@ class TorchBackend:
         has_graphs = graphs and kind == "cuda"
         self._graphs = DecodeGraphs(self.model, compiled=compiled) if has_graphs else None
 
+    @property
+    def free_bytes(self) -> int:
+        """What the device has; see Backend.free_bytes."""
+        if self._cache.keys.device.type == "cuda":
+            return torch.cuda.mem_get_info()[0]
+        return hardware.memory_available_bytes()
+
     def reserve(self, pages: int) -> None:
         """Have that many pages, all empty. Raises MachineError when memory does not suffice."""
         dtype, device = self._cache.keys.dtype, self._cache.keys.device
@@ -64,9 +71,7 @@ class TorchBackend:
         needed = (pages + 1) * self.page_bytes
         if device.type == "cuda":
             torch.cuda.empty_cache()
-            available = torch.cuda.mem_get_info()[0]
-        else:
-            available = hardware.memory_available_bytes()
+        available = self.free_bytes
         if needed > available:
             raise MachineError(
                 f"keys and values of {pages * PAGE_POSITIONS} tokens need {human_bytes(needed)} "
