@@ -78,7 +78,7 @@ class EngineClient:
         self._transport: asyncio.Transport | None = None
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._streams: dict[int, asyncio.Queue[Started | Piece | ServeError]] = {}
+        self._streams: dict[int, _Parts] = {}
         self._is_ending = False
         self._exited: asyncio.Task[int] | None = None
 
@@ -157,25 +157,14 @@ class EngineClient:
         who waits for it, cancels the texts within one step.
         """
         number = next(self._ids)
-        parts = self._streams[number] = asyncio.Queue()
-        left = 1
+        parts = self._streams[number] = _Parts()
         try:
             self._send({"id": number, "ask": "generate", **fields})
-            while left:
-                part = await parts.get()
-                if isinstance(part, ServeError):
-                    left = 0
-                    raise part
-                if isinstance(part, Started):
-                    left = part.choices
-                elif part.ending is not None:
-                    if "error" in part.ending:
-                        raise ServeError.from_wire(part.ending["error"])
-                    left -= 1
-                yield part
+            while parts.open:
+                yield await parts.next()
         finally:
             del self._streams[number]
-            if left:
+            if parts.open:
                 self._cancel(number)
 
     async def end(self) -> None:
@@ -209,12 +198,12 @@ class EngineClient:
         if "pieces" in message:
             for number, *piece in message["pieces"]:
                 if (stream := self._streams.get(number)) is not None:
-                    stream.put_nowait(Piece(*piece))
+                    stream.arrived.put_nowait(Piece(*piece))
             return
         number = message["id"]
         refusal = ServeError.from_wire(message["error"]) if "error" in message else None
         if (stream := self._streams.get(number)) is not None:
-            stream.put_nowait(refusal or Started(**message["ok"]["started"]))
+            stream.arrived.put_nowait(refusal or Started(**message["ok"]["started"]))
         answer = self._asked.get(number)
         if answer is None or answer.done():
             return
@@ -234,7 +223,7 @@ class EngineClient:
             if not answer.done():
                 answer.set_exception(self._ended())
         for stream in self._streams.values():
-            stream.put_nowait(self._ended())
+            stream.arrived.put_nowait(self._ended())
 
     def _wait(self) -> asyncio.Task[int]:
         """The process's exit status, once it has ended."""
@@ -248,6 +237,28 @@ class EngineClient:
         return ServeError(
             "failed", f"the engine of {self.name} ended in the midst of it", hint="try again"
         )
+
+
+class _Parts:
+    """What has arrived of a request, and how many of its texts are open."""
+
+    def __init__(self) -> None:
+        self.arrived: asyncio.Queue[Started | Piece | ServeError] = asyncio.Queue()
+        self.open = 1
+
+    async def next(self) -> Started | Piece:
+        """The next part. Raises what ended the request or one of its texts."""
+        part = await self.arrived.get()
+        if isinstance(part, ServeError):
+            self.open = 0
+            raise part
+        if isinstance(part, Started):
+            self.open = part.choices
+        elif part.ending is not None:
+            if "error" in part.ending:
+                raise ServeError.from_wire(part.ending["error"])
+            self.open -= 1
+        return part
 
 
 class _Connection(asyncio.Protocol):

@@ -212,14 +212,13 @@ class EngineProcess:
     def _submit_some(self, core: Core, request: Request) -> None:
         """Texts to be embedded, beside some others of the request. Raises BusyError for none."""
         with self._due:
-            while request.waiting and request.open - len(request.waiting) < EMBEDDED_AT_ONCE:
-                try:
+            try:
+                while request.waiting and request.open - len(request.waiting) < EMBEDDED_AT_ONCE:
                     core.submit([request.waiting[0]])
-                except BusyError:
-                    if request.open > len(request.waiting):
-                        break  # more of them when another has ended
+                    request.waiting.popleft()
+            except BusyError:  # more of them when another has ended
+                if request.open == len(request.waiting):
                     raise
-                request.waiting.popleft()
             self._due.notify()
 
     def _hand_over(self, model: ServedModel, core: Core) -> None:
