@@ -21,6 +21,7 @@ VERBS = {
     "perplexity": ("puna.commands.perplexity", "as llama-perplexity measures it; KL divergence"),
     "generate": ("puna.commands.generate", "continue a prompt"),
     "chat": ("puna.commands.chat", "talk to a model in the terminal"),
+    "serve": ("puna.commands.serve", "models behind HTTP for OpenAI's clients, and a page"),
     "pull": ("puna.commands.pull", "bring a model to this machine by its name"),
     "cache": ("puna.commands.cache", "list or remove the models that were pulled"),
     "inspect": ("puna.commands.inspect", "what a model is, and what it takes to run it"),
@@ -35,7 +36,7 @@ VERBS = {
 GROUPS = {
     "text and tokens": ("data", "tokenizer"),
     "train": ("train", "evaluate", "perplexity", "report"),
-    "use": ("generate", "chat", "bench"),
+    "use": ("generate", "chat", "serve", "bench"),
     "weights": ("pull", "cache", "inspect", "convert", "quantize"),
     "machine": ("sizes", "doctor", "demo"),
 }

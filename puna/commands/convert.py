@@ -108,11 +108,11 @@ def convert_and_tell(arguments: argparse.Namespace, wish: Conversion, console: C
     return 0
 
 
-def parsed_bytes(text: str | None) -> int | None:
+def parsed_bytes(text: str | None, option: str = "--split") -> int | None:
     """The number of bytes meant by 5000000, 500M or 4G (decimal units). Raises UsageError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)([KMG]?)B?", text.upper())
     if match is None:
-        raise UsageError(f"--split wants bytes such as 5000000, 500M or 4G, got {text!r}")
+        raise UsageError(f"{option} wants bytes such as 5000000, 500M or 4G, got {text!r}")
     return int(match[1]) * UNITS[match[2]]

@@ -12,7 +12,7 @@ from puna.serve.body import JsonRoute
 from puna.serve.engine_client import EngineClient, Piece, Started
 from puna.serve.errors import ServeError
 from puna.serve.openai.answering import Ask, Chunk, Heading, Tally, respond, texts
-from puna.serve.openai.logprobs import TokenLogprob, legacy_logprobs
+from puna.serve.openai.logprobs import TokenLogprob, characters, legacy_logprobs
 from puna.serve.openai.models import served_name
 from puna.serve.openai.responses import COMPLETION_STREAM, ERRORS, Completion
 from puna.serve.openai.sampling import constraint_of, sampling_fields
@@ -88,12 +88,16 @@ def _own_fields(body: CompletionRequest) -> dict[str, Any]:
 
 @dataclass
 class CompletionChoice:
-    """One of the texts of an answer, as far as it has come. `offset` counts its characters."""
+    """One of the texts of an answer, as far as it has come.
+
+    `offset` counts the characters before the next token's, `begin` those before the first's.
+    """
 
     index: int
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
+    begin: int = 0
     offset: int = 0
 
 
@@ -115,6 +119,7 @@ class CompletionAnswer:
         count = self._body.n or 1
         for choice in self._choices[prompt * count : (prompt + 1) * count]:
             choice.text.append(started.prompt_text)
+            choice.begin = choice.offset = len(started.prompt_text)
             yield self._chunk(choice, started.prompt_text, [])
 
     def add(self, prompt: int, piece: Piece) -> Iterator[Chunk]:
@@ -142,7 +147,9 @@ class CompletionAnswer:
             {
                 "index": choice.index,
                 "text": "".join(choice.text),
-                "logprobs": legacy_logprobs(choice.logprobs) if has_logprobs else None,
+                "logprobs": legacy_logprobs(choice.logprobs, choice.begin)
+                if has_logprobs
+                else None,
                 "finish_reason": choice.finish_reason,
             }
             for choice in self._choices
@@ -154,8 +161,9 @@ class CompletionAnswer:
         assert piece.ending is not None
         ending = piece.ending
         choice.finish_reason = ending["finish_reason"]
-        if ending.get("prompt_logprobs"):
+        if ending["prompt_logprobs"]:
             choice.logprobs = [*ending["prompt_logprobs"], *choice.logprobs]
+            choice.begin -= sum(map(characters, ending["prompt_logprobs"]))
         self.tally.add(piece)
 
     def _chunk(
@@ -172,5 +180,5 @@ class CompletionAnswer:
             "logprobs": legacy_logprobs(logprobs, choice.offset) if has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
-        choice.offset += len(text)
+        choice.offset += sum(map(characters, logprobs))
         return self._heading.around([entry], timings=timings)

@@ -23,8 +23,9 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
 def legacy_logprobs(tokens: Iterable[TokenLogprob], offset: int = 0) -> dict[str, list[Any]]:
     """Completions': lists of tokens, their log-probabilities, the likeliest, and where they begin.
 
-    `offset` is the number of characters before the first. As OpenAI's, `top_logprobs` has the
-    chosen token beside the likeliest.
+    `offset` is the number of characters before the first; below 0 where a text's begin leaves some
+    out, as the space before a first word. As OpenAI's, `top_logprobs` has the chosen token beside
+    the likeliest.
     """
     names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     lists: dict[str, list[Any]] = {name: [] for name in names}
@@ -32,9 +33,14 @@ def legacy_logprobs(tokens: Iterable[TokenLogprob], offset: int = 0) -> dict[str
         lists["tokens"].append(one["text"])
         lists["token_logprobs"].append(one["logprob"])
         lists["top_logprobs"].append(_top(one))
-        lists["text_offset"].append(offset)
-        offset += len(one["text"])
+        lists["text_offset"].append(max(offset, 0))
+        offset += characters(one)
     return lists
+
+
+def characters(one: TokenLogprob) -> int:
+    """How many characters begin in a token: none in a control token or in the rest of one."""
+    return sum(byte & 0xC0 != 0x80 for byte in one["bytes"])
 
 
 def _top(one: TokenLogprob) -> dict[str, float] | None:

@@ -1,0 +1,131 @@
+"""The server's life: it listens, loads its model, answers until a signal, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from puna.errors import MachineError
+from puna.serve.app import build_app
+from puna.serve.engine_client import EngineOptions
+from puna.serve.guard.connection import connection_class
+from puna.serve.model_pool import ModelPool
+from puna.serve.settings import ServeSettings
+
+Announce = Callable[[str, str], None]
+
+_KEEP_ALIVE_SECONDS = 75  # longer than a proxy's 60, so that the proxy is who ends a connection
+_BACKLOG = 2048
+
+
+def serve(settings: ServeSettings, announce: Announce) -> None:
+    """Serve until SIGINT or SIGTERM; what is under way then has `drain_seconds` to end.
+
+    `announce` is called with an event and a text: "listening" with the URL, "ready" with what the
+    only model says of itself. Where one model is served and cannot be loaded, its ServeError is
+    raised. Raises MachineError for an address that cannot be had.
+    """
+    with listening_socket(settings.host, settings.port) as listening:
+        asyncio.run(_serve(settings, listening, announce))
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket to accept at; port 0 takes a free one. Raises MachineError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise MachineError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}",
+            hint="another --port, or --port 0 for any that is free",
+        ) from None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, for which SIGTERM is as good an end as Ctrl-C and no failure.
+
+    At the first signal it takes no more connections, closes those that are idle, and waits at most
+    `drain_seconds` for the answers under way; then, or at the second signal, it cuts them off.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, or end at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if self.force_exit:
+            self._drop_connections()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as said above."""
+        await super().shutdown(sockets)
+        self._drop_connections()  # with what a reader has not taken by now
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def server_of(app: ASGIApp, settings: ServeSettings) -> Server:
+    """The server of an application, with guarded connections."""
+    config = uvicorn.Config(
+        app,
+        http=connection_class(settings.limits),
+        ws="none",
+        log_config=None,
+        access_log=False,  # ours tells more
+        server_header=False,
+        proxy_headers=False,  # who calls from this machine could name any address as its own
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type]  # any seconds
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    return Server(config)
+
+
+async def _serve(settings: ServeSettings, listening: socket.socket, announce: Announce) -> None:
+    options = EngineOptions(
+        backend=settings.backend,
+        context_tokens=settings.context_tokens,
+        running=settings.running,
+        queue_limit=settings.queue_limit,
+    )
+    pool = ModelPool(settings.models, options, budget_bytes=settings.memory_budget_bytes)
+    server = server_of(build_app(settings, pool), settings)
+    announce("listening", _url(settings, listening))
+    loading = asyncio.ensure_future(_load_only_model(pool, server, announce))
+    try:
+        await server.serve([listening])
+    finally:
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        await pool.close()
+    if not loading.cancelled():
+        loading.result()
+
+
+async def _load_only_model(pool: ModelPool, server: Server, announce: Announce) -> None:
+    """Load the model where there is one; of several each is loaded when it is asked for."""
+    if len(pool.names()) > 1:
+        return
+    (name,) = pool.names()
+    try:
+        async with pool.use(name, wait_seconds=float("inf")) as client:
+            about = client.described
+    except BaseException:
+        server.should_exit = True
+        raise
+    context = f"{about['context_tokens']:,} tokens of context"
+    seconds = about["load_seconds"]
+    announce("ready", f"{name}: {about['backend']}; {context}; loaded in {seconds:.1f} s")
+
+
+def _url(settings: ServeSettings, listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
+    return f"{settings.scheme}://{f'[{shown}]' if ':' in shown else shown}:{port}"
