@@ -13,72 +13,90 @@ from puna.serve.settings import RequestLimits
 # Beside what the client's own side buffers, so much is sent to who reads nothing before it is
 # noticed; the system's own choice grows to 4 MB a connection.
 _SEND_BUFFER_BYTES = 128 << 10
+_LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not count
 _TOO_LARGE = json.dumps({"error": {"message": "the head of the request is too large", "code": 431}})
-_HEAD_TOO_LARGE = (
+_HEAD_LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not count
+_TOO_LARGE = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(_TOO_LARGE)}\r\nConnection: close\r\n\r\n{_TOO_LARGE}"
 ).encode()
 
 
-def connection_class(limits: RequestLimits) -> type[HttpToolsProtocol]:
-    """uvicorn's connection with bounds: a request's head within `head_seconds` and `head_bytes`,
-    and what is sent read within `write_seconds`. Beyond them the connection ends at once, which the
-    application sees as a client that leaves."""
+class GuardedConnection(HttpToolsProtocol):
+    """uvicorn's connection with bounds: a request's head comes within `head_seconds` and is of at
+    most `head_bytes`, and a reader takes some of what waits for it every `write_seconds`.
 
-    class GuardedConnection(HttpToolsProtocol):
-        _head_timer: asyncio.TimerHandle | None = None
-        _write_timer: asyncio.TimerHandle | None = None
-        _head_bytes = 0
+    Beyond them it ends at once, which the application sees as a client that leaves.
+    """
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            plain: socket.socket = transport.get_extra_info("socket")
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            self._await_head()
+    _limits = RequestLimits()
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _unread_bytes = 0
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self._head_timer is None or self.transport.is_closing():
-                return
-            self._head_bytes += len(data)
-            if self._head_bytes > limits.head_bytes:
-                self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        plain: socket.socket = transport.get_extra_info("socket")
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        self._await_head()
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._await_head()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is None or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self._limits.head_bytes:
+            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
 
-        def on_headers_complete(self) -> None:
-            self._stop_head_timer()
-            super().on_headers_complete()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_head()
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._write_timer = self.loop.call_later(limits.write_seconds, self.transport.abort)
+    def on_headers_complete(self) -> None:
+        self._stop_head_timer()
+        super().on_headers_complete()
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._stop_write_timer()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_head_timer()
-            self._stop_write_timer()
-            super().connection_lost(exc)
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
 
-        def _await_head(self) -> None:
-            if self._head_timer is None:
-                self._head_bytes = 0
-                self._head_timer = self.loop.call_later(limits.head_seconds, self.transport.abort)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        self._stop_write_timer()
+        super().connection_lost(exc)
 
-        def _stop_head_timer(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-            self._head_timer = None
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_bytes = 0
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
 
-        def _stop_write_timer(self) -> None:
-            if self._write_timer is not None:
-                self._write_timer.cancel()
-            self._write_timer = None
+    def _await_reader(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self._limits.write_seconds, self._judge_reader)
 
-    return GuardedConnection
+    def _judge_reader(self) -> None:
+        if self._unread_bytes - self.transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._await_reader()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self._write_timer = None
+
+
+def connection_class(limits: RequestLimits) -> type[GuardedConnection]:
+    """The connection with these limits, as uvicorn takes it: a class."""
+    return type("GuardedConnection", (GuardedConnection,), {"_limits": limits})
