@@ -84,7 +84,19 @@ def overview() -> str:
         lines.append(f"{group}:")
         lines += [f"  {verb:<10} {VERBS[verb][1]}" for verb in verbs]
         lines.append("")
-    return "\n".join(lines) + "\n" + EXAMPLES + "\n`puna --version` prints the version."
+    lines.append(EXAMPLES)
+    return "\n".join([*lines, "`puna --version` prints the version and which kernels run here."])
+
+
+def version() -> str:
+    """What `puna --version` says: `puna 0.1.0 (native: amx)`, or why there are no kernels."""
+    from puna.native import kernels
+
+    try:
+        native = kernels.inference_isa()
+    except PunaError as error:
+        native = f"none, {error.message}"
+    return f"puna {puna.__version__} (native: {native})"
 
 
 def build_parser(verb: str) -> argparse.ArgumentParser:
@@ -148,7 +160,7 @@ def _dispatch(words: list[str]) -> int:
         sys.stdout.write(overview() + "\n")
         return 0
     if words[0] == "--version":
-        sys.stdout.write(f"puna {puna.__version__}\n")
+        sys.stdout.write(version() + "\n")
         return 0
     verb = words[0]
     if verb.startswith("-"):

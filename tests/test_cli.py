@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import puna
-from puna import cli
+from puna import cli, hardware
 from puna.console import Console
 from puna.errors import ConfigError, DataError
+from puna.native import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,9 +98,22 @@ def test_every_argument_says_what_it_is(verb: str):
     assert silent == []
 
 
-def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"puna {puna.__version__}\n"
+@pytest.mark.parametrize(
+    ("wish", "native"),
+    [(None, "[a-z0-9_]+"), ("none", "none, .*PUNA_ISA.*"), ("vax", "none, .*'vax'.*")],
+)
+def test_the_version_tells_the_kernels(monkeypatch, wish, native):
+    if wish is None and not kernels.inference_isas():
+        native = "none, .+"
+    elif not kernels.inference_isas():
+        native = "none, .*missing.*"
+    kernels.inference_isa.cache_clear()
+    monkeypatch.setattr(hardware, "isa_wish", lambda: wish)
+    try:
+        said = cli.version()
+    finally:
+        kernels.inference_isa.cache_clear()
+    assert re.fullmatch(re.escape(f"puna {puna.__version__} (native: ") + native + r"\)", said)
 
 
 @pytest.mark.parametrize(
@@ -232,5 +247,5 @@ def test_defaults_are_shown_in_help(fake, capsys):
 def test_the_real_command_runs_from_anywhere(tmp_path: Path):
     done = run_puna("--version")
     assert done.returncode == 0
-    assert done.stdout == f"puna {puna.__version__}\n"
+    assert done.stdout == f"{cli.version()}\n"
     assert run_puna("no-such-verb").returncode == 2
