@@ -15,8 +15,7 @@ from puna.serve.settings import RequestLimits
 _SEND_BUFFER_BYTES = 128 << 10
 _LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not count
 _TOO_LARGE = json.dumps({"error": {"message": "the head of the request is too large", "code": 431}})
-_HEAD_LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not count
-_TOO_LARGE = (
+_HEAD_TOO_LARGE = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(_TOO_LARGE)}\r\nConnection: close\r\n\r\n{_TOO_LARGE}"
 ).encode()
