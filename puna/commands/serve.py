@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Serve until a signal. Raises UsageError for names that do not fit the models."""
+    """Serve until a signal; 1 where the only model cannot be loaded. Raises UsageError."""
     settings = settings_of(arguments)
     if settings.host not in _LOOPBACK and not settings.api_keys:
         console.warn(
@@ -68,8 +68,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         else:
             console.say(text)
 
-    serve(settings, announce)
-    return 0
+    return 0 if serve(settings, announce) else 1
 
 
 def settings_of(arguments: argparse.Namespace) -> ServeSettings:

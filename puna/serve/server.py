@@ -10,9 +10,10 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from puna.errors import MachineError
+from puna.errors import ConfigError, MachineError
 from puna.serve.app import build_app
 from puna.serve.engine_client import EngineOptions
+from puna.serve.errors import ServeError
 from puna.serve.guard.connection import connection_class
 from puna.serve.model_pool import ModelPool
 from puna.serve.settings import ServeSettings
@@ -23,15 +24,16 @@ _KEEP_ALIVE_SECONDS = 75  # longer than a proxy's 60, so that the proxy is who e
 _BACKLOG = 2048
 
 
-def serve(settings: ServeSettings, announce: Announce) -> None:
+def serve(settings: ServeSettings, announce: Announce) -> bool:
     """Serve until SIGINT or SIGTERM; what is under way then has `drain_seconds` to end.
 
     `announce` is called with an event and a text: "listening" with the URL, "ready" with what the
-    only model says of itself. Where one model is served and cannot be loaded, its ServeError is
-    raised. Raises MachineError for an address that cannot be had.
+    only model says of itself. Returns False where one model is served and cannot be loaded, which
+    the log explains. Raises MachineError for an address that cannot be had, ConfigError for files
+    of TLS that cannot be used.
     """
     with listening_socket(settings.host, settings.port) as listening:
-        asyncio.run(_serve(settings, listening, announce))
+        return asyncio.run(_serve(settings, listening, announce))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -41,7 +43,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise MachineError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}",
+            f"cannot listen at {host} port {port}: {(error.strerror or str(error)).split(' (')[0]}",
             hint="another --port, or --port 0 for any that is free",
         ) from None
 
@@ -85,10 +87,14 @@ def server_of(app: ASGIApp, settings: ServeSettings) -> Server:
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl's errors, too
+        raise ConfigError(f"the files of TLS cannot be used: {error}") from None
     return Server(config)
 
 
-async def _serve(settings: ServeSettings, listening: socket.socket, announce: Announce) -> None:
+async def _serve(settings: ServeSettings, listening: socket.socket, announce: Announce) -> bool:
     options = EngineOptions(
         backend=settings.backend,
         context_tokens=settings.context_tokens,
@@ -105,24 +111,24 @@ async def _serve(settings: ServeSettings, listening: socket.socket, announce: An
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         await pool.close()
-    if not loading.cancelled():
-        loading.result()
+    return loading.cancelled() or loading.result()
 
 
-async def _load_only_model(pool: ModelPool, server: Server, announce: Announce) -> None:
-    """Load the model where there is one; of several each is loaded when it is asked for."""
+async def _load_only_model(pool: ModelPool, server: Server, announce: Announce) -> bool:
+    """Load the model where there is one, or end the server; of several each waits to be asked."""
     if len(pool.names()) > 1:
-        return
+        return True
     (name,) = pool.names()
     try:
         async with pool.use(name, wait_seconds=float("inf")) as client:
             about = client.described
-    except BaseException:
+    except ServeError:  # the pool has logged it
         server.should_exit = True
-        raise
+        return False
     context = f"{about['context_tokens']:,} tokens of context"
     seconds = about["load_seconds"]
     announce("ready", f"{name}: {about['backend']}; {context}; loaded in {seconds:.1f} s")
+    return True
 
 
 def _url(settings: ServeSettings, listening: socket.socket) -> str:

@@ -118,6 +118,7 @@ class CalledFunction(Strict):
 
     name: ToolName
     arguments: str
+    parsed_arguments: JsonValue = None  # what openai-python makes of them, and sends back
 
 
 class ToolCall(Strict):
@@ -155,6 +156,7 @@ class AssistantMessage(Strict):
     refusal: str | None = None
     audio: None = None
     function_call: None = None
+    parsed: JsonValue = None  # what openai-python makes of the content
     annotations: list[JsonValue] | None = None
 
 
