@@ -39,7 +39,9 @@ SPARE_BYTES = 150_000_000  # memory beside weights, keys and values
 OURS, PLAIN, AMX = "puna", *llama_cpp.BUILDS
 MEASURES = {"decode": llama_cpp.decode, "prefill": llama_cpp.prefill,
                   "batch": llama_cpp.batch, "busy": llama_cpp.decode}  # fmt: skip
-AT_MOST = ("memory", "idle")  # kinds whose ratio must not exceed its goal
+WINDOW = 512  # llama-perplexity's
+BUSY_PART = 8  # of the tokens, for llama.cpp beside a busy process: a tenth of its speed, or less
+AT_MOST = ("memory", "idle", "perplexity")  # kinds whose ratio must not exceed its goal
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ CASES = (
     Case("busy-1b", "busy", "1b-q8_0", 32, {"undisturbed": 0.4}),
     *(Case("memory", "memory", file, 512, {"allowed": 1}) for file in ("smol-q4_1", "1b-q8_0")),
     Case("memory", "memory", "7b-q4_0", 512, {"allowed": 1}),
+    *(
+        Case("perplexity", "perplexity", file, 40 * WINDOW, {PLAIN: 1.005})
+        for file in ("smol-q8_0", "smol-q4_1")
+    ),
     Case("idle", "idle", "smol-q8_0", 64, {"a core": 0.01}),
 )
 
@@ -103,7 +109,10 @@ def main() -> int:
     parser.add_argument("--file", action="append", help="only this model file, such as smol-q8_0")
     parser.add_argument("--rounds", type=int, default=5, help="trials each (5)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu", help="ours")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="for perplexity: WikiText-2's")
+    parser.add_argument(
+        "--backend", choices=("cpu", "cpu-exact", "numpy"), default="cpu", help="ours"
+    )
     arguments = parser.parse_args()
     if arguments.build_peers:
         llama_cpp.build(arguments.build_peers)
@@ -115,8 +124,10 @@ def main() -> int:
         for case in CASES
         if (not arguments.case or case.name in arguments.case)
         and (not arguments.file or case.file in arguments.file)
+        and (arguments.text or case.kind != "perplexity")
     ]
     course = Course(arguments.peers, arguments.models, arguments.threads, arguments.backend)
+    course.text = arguments.text
     missed = [case for case in cases if not course.run(case, arguments.rounds)]
     return int(bool(missed))
 
@@ -132,6 +143,7 @@ class Course:
             kernels.inference_isa(), threads, PROBE_BYTES
         )
         self.crashed: dict[tuple[str, str], str] = {}
+        self.text: Path | None = None
 
     def run(self, case: Case, rounds: int) -> bool:
         """All rounds of a case: its table, and its row; whether all goals were reached."""
@@ -139,7 +151,7 @@ class Course:
         model = bench_models.prepared(case.file, self.models, quantize)
         facts: dict[str, Any] = {}
         found: dict[str, list[float]] = {}
-        for number in range(rounds):
+        for number in range(1 if case.kind == "perplexity" else rounds):  # nothing there varies
             for name, value in self.round(case, model, number, facts).items():
                 found.setdefault(name, []).append(value)
         claims = {
@@ -193,12 +205,16 @@ class Course:
     def contestants(self, case: Case) -> list[str]:
         """Who runs beside us."""
         builds = [name for name in self.builds if case.kind in MEASURES]
+        if case.kind in ("busy", "perplexity"):
+            builds = [PLAIN]
         return builds + [name for name in ("transformers", "gemm") if name in case.goals]
 
     def ours(
         self, case: Case, model: Path, bandwidth: float, facts: dict[str, Any]
     ) -> dict[str, float]:
         """Our value under `puna`, and what the goals compare it with."""
+        if case.kind == "perplexity":
+            return {OURS: self.perplexity(case, model, facts)}
         kind = "decode" if case.kind == "busy" else case.kind
         result = self.trial(kind, model, case.tokens)
         facts |= {name: result[name] for name in ("engine", "load_seconds", "peak_bytes")}
@@ -228,18 +244,33 @@ class Course:
         """A build's value under its name; under a second one undisturbed, where that is asked."""
         if (name, str(model)) in self.crashed:
             return {}
-        measure = MEASURES[case.kind]
         bench = llama_cpp.tool(self.peers, name, "llama-bench")
+        if case.kind == "perplexity":
+            assert self.text is not None
+            windows = case.tokens // WINDOW
+            return {name: llama_cpp.perplexity(model, bench, self.text, windows, self.threads)}
+        measure = MEASURES[case.kind]
         try:
             speed = measure(model, bench, case.tokens, self.threads)
             if case.kind != "busy":
                 return {name: speed}
             with busy_process():
-                disturbed = measure(model, bench, case.tokens, self.threads)
+                disturbed = measure(model, bench, case.tokens // BUSY_PART, self.threads)
         except llama_cpp.Crashed as error:
             self.crashed[name, str(model)] = str(error)
             return {}
         return {name: disturbed, f"{name} undisturbed": speed}
+
+    def perplexity(self, case: Case, model: Path, facts: dict[str, Any]) -> float:
+        """Ours, on the first windows of the text."""
+        words = ["--text", str(self.text), "--chunks", str(case.tokens // WINDOW), "--json"]
+        command = [sys.executable, "-m", "puna", "perplexity", str(model), *words]
+        done = subprocess.run([*command, "--backend", self.backend], stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            raise SystemExit(f"perplexity of {model} ended with {done.returncode}; see above")
+        result = json.loads(done.stdout)
+        facts["engine"] = result["backend"]
+        return float(result["perplexity"])
 
     def trial(self, kind: str, model: Path, tokens: int) -> dict[str, Any]:
         """What one process of inference_trial.py prints. Its failure ends the benchmark."""
@@ -298,11 +329,14 @@ def show(
         sign = "<=" if case.kind in AT_MOST else ">="
         shown = [f"{statistics.median(found[one]):,.4g}" for one in (OURS, name)]
         verdict = "" if goal is None else "reached" if met else "missed"
-        rows.append([name, f"{sign} {goal:.3g}" if goal else "", *shown, f"{ratio:.3g}", verdict])
+        told = f"{100 * (ratio - 1):+.3f} %" if case.kind == "perplexity" else f"{ratio:.3g}"
+        rows.append([name, f"{sign} {goal:.4g}" if goal else "", *shown, told, verdict])
     others = [name for name in found if name not in (OURS, *case.goals) and "bandw" not in name]
     rows += [[name, "", "", f"{statistics.median(found[name]):,.4g}", "", ""] for name in others]
     probes = [value for name, values in found.items() if "bandwidth" in name for value in values]
-    unit = {"memory": "bytes", "idle": "of a core"}.get(case.kind, "tokens/s")
+    unit = {"memory": "bytes", "idle": "of a core", "perplexity": "perplexity"}.get(
+        case.kind, "tokens/s"
+    )
     print(f"\n{case.name}: {case.file}, {unit}; reading {min(probes):.1f}-{max(probes):.1f} GB/s")
     print(table(["beside", "goal", "ours", "theirs", "ratio", ""], rows), flush=True)
     return reached

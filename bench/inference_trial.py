@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from puna.infer.backends.base import PAGE_POSITIONS, Backend, Chunk, IdArray, pa
 from puna.model.sizes import ModelConfig
 from puna.weights.open_model import open_model
 from puna.weights.source import ModelSource
+
+if TYPE_CHECKING:
+    from puna.infer.engine import Chosen
 
 WARM_TOKENS = 4
 SEQUENCES, PROMPT_TOKENS = 16, 16  # as llama-batched-bench is called
@@ -38,7 +41,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--backend", choices=("cpu", "numpy"), default="cpu")
+    parser.add_argument("--backend", choices=("cpu", "cpu-exact", "numpy"), default="cpu")
     arguments = parser.parse_args()
     source = open_model(arguments.model)
     if arguments.kind in PEERS:
@@ -57,15 +60,11 @@ def main() -> None:
     json.dump(result, sys.stdout)
 
 
-def loaded(source: ModelSource, name: str, threads: int) -> Backend:
+def loaded(source: ModelSource, name: Chosen, threads: int) -> Backend:
     """The backend with the model's weights."""
-    if name == "numpy":
-        from puna.infer.engine import make_backend
+    from puna.infer.engine import make_backend
 
-        return make_backend("numpy", source)
-    from puna.infer.backends.cpu_backend import CpuBackend
-
-    return CpuBackend(source, threads=threads, mode="fast")
+    return make_backend(name, source, threads)
 
 
 # Our engine

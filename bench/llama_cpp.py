@@ -8,6 +8,7 @@ tiles' shape and the first tile load is an illegal instruction. That line keeps 
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,26 @@ def batch(model: Path, bench: Path, tokens: int, threads: int, *, sequences: int
     row = _json_line([str(program), "-m", str(model), "-t", str(threads), *words,
                       "--output-format", "jsonl"])  # fmt: skip
     return float(row["speed_tg"])
+
+
+def perplexity(model: Path, bench: Path, text: Path, windows: int, threads: int) -> float:
+    """Perplexity on the first windows of 512 tokens of a text, plain or .gz. Raises Crashed."""
+    with tempfile.NamedTemporaryFile() as plain:
+        content = text.read_bytes()
+        plain.write(gzip.decompress(content) if text.suffix == ".gz" else content)
+        plain.flush()
+        program = str(bench.with_name("llama-perplexity"))
+        command = [program, "-m", str(model), "-f", plain.name, "-c", "512", "-t", str(threads)]
+        done = subprocess.run(
+            [*command, "--chunks", str(windows)],
+            capture_output=True,
+            text=True,
+            timeout=TRIAL_SECONDS,
+        )
+    found = re.search(r"Final estimate: PPL = ([\d.]+)", done.stdout + done.stderr)
+    if found is None:
+        raise Crashed(f"exit {done.returncode}: {done.stderr.strip()[-200:]}")
+    return float(found[1])
 
 
 def _llama_bench(bench: Path, model: Path, threads: int, words: list[str]) -> float:
