@@ -18,6 +18,9 @@ from puna.serve.body import as_serve_error
 from puna.serve.clients import Pool
 from puna.serve.errors import Kind, ServeError
 from puna.serve.guard.gate import error_response
+from puna.serve.ollama import embeddings as ollama_embeddings
+from puna.serve.ollama import models as ollama_models
+from puna.serve.ollama import writing as ollama_writing
 from puna.serve.openai import chat, completions, embeddings, models
 from puna.serve.openai.streaming import ClientLeftError
 from puna.serve.settings import ServeSettings
@@ -30,6 +33,9 @@ _ROUTERS = (
     completions.router,
     embeddings.router,
     tokenizing.router,
+    ollama_models.router,
+    ollama_writing.router,
+    ollama_embeddings.router,
     health.router,
     metrics.router,
     page_routes.router,

@@ -20,6 +20,7 @@ DESCRIPTION = {
     "backend": "fake",
     "isa": "none",
     "parameters": 1_000,
+    "embedding_size": 2,
     "weight_bytes": 4_000,
     "file_type": "F32",
     "bos": "<s>",

@@ -144,7 +144,12 @@ async def texts(pool: Pool, model: str, asks: Asks) -> AsyncGenerator[Part]:
 
 
 async def respond(
-    request: Request, answer: Answer, parts: AsyncGenerator[Part], *, is_stream: bool
+    request: Request,
+    answer: Answer,
+    parts: AsyncGenerator[Part],
+    *,
+    is_stream: bool,
+    stream: type[EventStream] = EventStream,
 ) -> Response:
     """The answer in one piece or as a stream. What fails before the first chunk is raised."""
     request.state.tally = answer.tally  # for the access log
@@ -153,7 +158,7 @@ async def respond(
         return json_response(answer.whole())
     first = await unless_client_leaves(request, anext(parts))
     ping_seconds = request.app.state.settings.limits.ping_seconds
-    return EventStream(_chunks(answer, first, parts), ping_seconds)
+    return stream(_chunks(answer, first, parts), ping_seconds)
 
 
 async def _take_all(answer: Answer, parts: AsyncGenerator[Part]) -> None:

@@ -19,7 +19,6 @@ logger = logging.getLogger("puna.serve")
 
 T = TypeVar("T")
 
-_DONE = b"data: [DONE]\n\n"
 _PING = b": ping\n\n"
 
 
@@ -47,10 +46,11 @@ class EventStream(Response):
     """Server-sent events, each of them JSON; a comment where none comes for `ping_seconds`.
 
     What goes wrong on the way is an event with OpenAI's `error`. Closes `events` when the client
-    leaves.
+    leaves. `LineStream` sends them in another form.
     """
 
     media_type = "text/event-stream"
+    last = b"data: [DONE]\n\n"
 
     def __init__(self, events: AsyncGenerator[dict[str, Any]], ping_seconds: float) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -58,6 +58,14 @@ class EventStream(Response):
         self._events = events
         self._ping_seconds = ping_seconds
         self._sent_at = 0.0
+
+    def encoded(self, event: dict[str, Any]) -> bytes:
+        """One of the events as it is sent."""
+        return b"data: " + json_bytes(event) + b"\n\n"
+
+    def failure(self, error: ServeError) -> dict[str, Any]:
+        """The event that says what went wrong."""
+        return error.openai_body()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or stop when the client leaves."""
@@ -77,15 +85,14 @@ class EventStream(Response):
         async with aclosing(self._events):
             try:
                 async for event in self._events:
-                    await self._send(send, event_bytes(event))
+                    await self._send(send, self.encoded(event))
             except ServeError as error:
-                await self._send(send, event_bytes(error.openai_body()))
+                await self._send(send, self.encoded(self.failure(error)))
             except Exception:  # the status is sent: a reader learns of our bug in the stream
                 logger.exception("a stream failed")
                 failed = ServeError("failed", "the answer failed on its way")
-                await self._send(send, event_bytes(failed.openai_body()))
-        await self._send(send, _DONE)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send, self.encoded(self.failure(failed)))
+        await send({"type": "http.response.body", "body": self.last, "more_body": False})
 
     async def _send(self, send: Send, content: bytes) -> None:
         self._sent_at = asyncio.get_running_loop().time()
@@ -102,9 +109,22 @@ class EventStream(Response):
                 await self._send(send, _PING)
 
 
-def event_bytes(event: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json_bytes(event) + b"\n\n"
+class LineStream(EventStream):
+    """Ollama's streams: a line of JSON for each event. They know no comments."""
+
+    media_type = "application/x-ndjson"
+    last = b""
+
+    def encoded(self, event: dict[str, Any]) -> bytes:
+        """A line."""
+        return json_bytes(event) + b"\n"
+
+    def failure(self, error: ServeError) -> dict[str, Any]:
+        """Ollama's."""
+        return error.ollama_body()
+
+    async def _ping(self, send: Send) -> None:
+        return
 
 
 def json_bytes(value: Any) -> bytes:
