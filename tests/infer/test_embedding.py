@@ -206,16 +206,24 @@ def test_a_full_queue_and_a_task_that_leaves(tokenizer, monkeypatch):
         monkeypatch.undo()
         for one in talkers:
             one.cancel()
+        await idle(engine)
         task = asyncio.create_task(running.embed(prompts(500)))
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await idle(engine)
         return (await running.embed([[6], [7], [8], [9]])).prompt_tokens
 
     assert asyncio.run(main()) == 4
     running.close()
     assert engine.metrics.pages_used == 0
+
+
+async def idle(engine: Engine) -> None:
+    """Return once what was cancelled is let go."""
+    while engine.core.has_work:
+        await asyncio.sleep(0.001)
 
 
 def test_closing_ends_an_embedding_with_one_error(tokenizer):
