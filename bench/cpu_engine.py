@@ -76,7 +76,7 @@ CASES = (
     _decode("decode-135m", "smol-q8_0", 128, 1.7, 0.65),
     _decode("decode-1b", "1b-q4_0", 64, 2, 0.85),
     _decode("decode-1b", "1b-q8_0", 64, 1.7, 0.85),
-    _decode("decode-7b", "7b-q4_0", 32, None, 0.9),
+    _decode("decode-7b", "7b-q4_0", 16, None, 0.9),
     *map(_prefill_135m, ("smol-q4_1", "smol-q8_0", "smol-q4_0")),
     _prefill("prefill-1b", "1b-q4_0"),
     _prefill("prefill-1b", "1b-q8_0"),
