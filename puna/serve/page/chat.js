@@ -30,6 +30,12 @@ export class Chat {
       removed: (id) => id === this.conversation.id && this.begin(),
       failed: (error) => notice(error.message),
     });
+    this.acts = {
+      edit: (message, text) => this.edit(message, text),
+      retry: (message) => this.reply(this.conversation.messages[message.parent]),
+      goOn: (message) => this.goOn(message),
+      show: (message, label) => this.showBranch(message, label),
+    };
     this.sampling = samplingControls("chat");
     this.build();
     this.showConversation();
@@ -203,13 +209,15 @@ export class Chat {
       this.setBusy(false);
     }
     conversation.updated = Date.now();
-    if (isCurrent()) this.finished();
+    if (isCurrent()) this.finished(reply, made);
     this.list.keep(conversation).catch((error) => notice(error.message));
   }
 
-  finished() {
+  /** Show the whole of an answer; what is open beside it, an edit perhaps, stays. */
+  finished(reply, made) {
     const isFollowing = this.isAtEnd();
-    this.showConversation();
+    made.replaceWith(messageElement(this.conversation, reply, this.acts));
+    this.showGauge(reply.stats ?? null);
     if (isFollowing) this.toEnd();
   }
 
@@ -227,13 +235,7 @@ export class Chat {
 
   showConversation() {
     const messages = path(this.conversation);
-    const acts = {
-      edit: (message, text) => this.edit(message, text),
-      retry: (message) => this.reply(this.conversation.messages[message.parent]),
-      goOn: (message) => this.goOn(message),
-      show: (message, label) => this.showBranch(message, label),
-    };
-    const made = messages.map((one) => messageElement(this.conversation, one, acts));
+    const made = messages.map((one) => messageElement(this.conversation, one, this.acts));
     this.log.replaceChildren(...made);
     if (!messages.length) this.log.append(this.welcome());
     this.system.value = this.conversation.system;

@@ -88,7 +88,7 @@ export class Complete {
     return Boolean(this.answer);
   }
 
-  pressed(event) {
+  async pressed(event) {
     if (!(event.altKey && event.key === "ArrowDown")) return;
     event.preventDefault();
     const [mark, span] = this.paper.atCursor();
@@ -96,7 +96,7 @@ export class Complete {
       announce("The token at the cursor has no alternatives yet");
       return;
     }
-    this.openAlternatives(mark, span, true);
+    await this.openAlternatives(mark, span, true);
     this.popover.querySelector("button:not([disabled])")?.focus();
   }
 

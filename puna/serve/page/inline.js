@@ -3,7 +3,9 @@
 
 import { element } from "./dom.js";
 
-const special = /[\\`*_~[\]<]|https?:\/\//g;
+const special = /[\\`*_~[\]<&]|https?:\/\//g;
+const entity = /&(?:#(\d{1,7})|#[xX]([\da-fA-F]{1,6})|(amp|lt|gt|quot|apos|nbsp));/y;
+const characters = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
 const plainPart = String.raw`[^\s()<>]{0,1000}`;
 const destination = new RegExp(
   String.raw`\]\(\s{0,9}<?(${plainPart}(?:\(${plainPart}\)${plainPart}){0,4})>?`
@@ -59,11 +61,23 @@ class Scanner {
       return at + (isEscape ? 2 : 1);
     }
     if (found === "`") return this.code(at);
+    if (found === "&") return this.entity(at);
     if (found === "[") return this.bracket(at);
     if (found === "]") return this.closeBracket(at);
     if (found === "<") return this.address(angleLink, at, 1) ?? this.literal(at, 1);
     if (found.startsWith("http")) return this.address(bareLink, at, 0) ?? this.literal(at, 4);
     return this.emphasis(at);
+  }
+
+  entity(at) {
+    entity.lastIndex = at;
+    const found = entity.exec(this.text);
+    if (!found) return this.literal(at, 1);
+    const [whole, decimal, hexadecimal, name] = found;
+    const code = name ? 0 : Number.parseInt(decimal ?? hexadecimal, decimal ? 10 : 16);
+    const isReal = code > 0 && code <= 0x10ffff;
+    this.plain(name ? characters[name] : isReal ? String.fromCodePoint(code) : "\ufffd");
+    return at + whole.length;
   }
 
   literal(at, length) {
@@ -144,7 +158,7 @@ class Scanner {
     const isWord = text[at] === "_";
     const canOpen = !/\s/.test(after) && !(isWord && /[\p{L}\p{N}]/u.test(before));
     const canClose = !/\s/.test(before) && !(isWord && /[\p{L}\p{N}]/u.test(after));
-    const marks = run.length === 3 ? [run.slice(0, 2), run[0]] : [run];
+    const marks = run.length === 3 ? [run[0], run.slice(0, 2)] : [run];
     if (canClose && this.close(marks)) return end;
     const isFull = this.open.length + marks.length > mostOpen;
     if (!canOpen || isFull) return this.literal(at, run.length);
@@ -184,5 +198,6 @@ function safeAddress(text) {
 
 function linkTo(address, children) {
   const apart = { target: "_blank", rel: "noopener noreferrer" };
-  return element("a", { href: address, title: address, ...apart }, ...children);
+  const shown = children.length ? children : [address];
+  return element("a", { href: address, title: address, ...apart }, ...shown);
 }

@@ -137,7 +137,9 @@ const makers = {
     const start = Number.parseInt(mark, 10);
     const isOrdered = !Number.isNaN(start);
     const list = element(isOrdered ? "ol" : "ul", isOrdered && start !== 1 ? { start } : {});
-    list.append(...itemsOf(lines).map((own) => itemElement(own, depth)));
+    // In a list without blank lines each item's text stands in the item itself.
+    const isTight = !lines.join("\n").trimEnd().includes("\n\n");
+    list.append(...itemsOf(lines).map((own) => itemElement(own, isTight, depth)));
     return list;
   },
   table(lines) {
@@ -184,7 +186,7 @@ function itemsOf(lines) {
   return items;
 }
 
-function itemElement(lines, depth) {
+function itemElement(lines, isTight, depth) {
   const task = lines[0].match(/^\[([ xX])\] (.*)$/);
   const own = task ? [task[2], ...lines.slice(1)] : lines;
   const blocks = blocksOf(own);
@@ -194,8 +196,6 @@ function itemElement(lines, depth) {
     made.classList.add("task");
     made.append(element("input", { type: "checkbox", disabled: true, checked: isDone }));
   }
-  // A tight list's text stands in the item itself.
-  const isTight = !own.some((line, index) => !line.trim() && index < own.length - 1);
   for (const block of blocks) {
     const child = elementOf(block, depth + 1);
     if (isTight && block.kind === "paragraph") made.append(...child.childNodes);

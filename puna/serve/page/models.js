@@ -9,9 +9,9 @@ const facts = new Map(); // name -> promise of what /tokenizer_info says of it
 const known = new Map(); // the same, as soon as it has been said
 let models = [];
 
-/** The chosen model's name, "" while none is known. */
+/** The chosen model's name; undefined, which JSON leaves out, while none is known. */
 export function chosenModel() {
-  return select.value;
+  return select.value || undefined;
 }
 
 export function modelNames() {
