@@ -28,6 +28,8 @@ from puna.tokens.vocabulary import SPACE_MARK, PieceType, Vocabulary
 
 Ids = NDArray[np.int32]
 
+LONG_TEXT = 1 << 14  # characters: a server's other texts would wait for more, 1 ms and longer
+
 # Latin letters up to U+024F: the alphabets of LLaMA's twenty languages but for Cyrillic.
 _LETTERS = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
 _CROSSES_LETTERS = re.compile(
@@ -130,7 +132,11 @@ class BpeEncoder:
         Raises ValueError for a lone surrogate, TokenizerError where the file's own rules fail.
         """
         with guarded(self._path):
-            ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+            if len(text) > LONG_TEXT:  # only a batch lets other threads go on meanwhile
+                (encoded,) = self._engine.encode_batch_fast([text], add_special_tokens=False)
+            else:
+                encoded = self._engine.encode(text, add_special_tokens=False)
+            ids: list[int] = encoded.ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from puna import hardware
-from puna.tokens.encoders import Encoder
+from puna.tokens.encoders import LONG_TEXT, Encoder
 
 # 186,000 words of 27 MB of English took 25 MB: 103 bytes each, and 30 of the table. Full of words
 # of the greatest length the memory would take about 100 MB.
@@ -28,7 +28,7 @@ class WordCache:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._find_words = encoder.words.findall if encoder.words is not None else None
+        self._words = encoder.words
         self._memory = _Memory(encoder.encode)
 
     def encode(self, text: str) -> bytes:
@@ -36,13 +36,21 @@ class WordCache:
 
         Raises ValueError for a lone surrogate.
         """
-        if self._find_words is None:
+        if self._words is None:
             return _as_bytes(self._encoder.encode(text))
-        return b"".join(map(self._memory.__getitem__, self._find_words(text)))
+        words: Iterable[str] = (
+            self._words.findall(text)
+            if len(text) <= LONG_TEXT
+            else (
+                match[0]
+                for match in self._words.finditer(text)  # other threads go on between words
+            )
+        )
+        return b"".join(map(self._memory.__getitem__, words))
 
     def encode_many(self, texts: Sequence[str]) -> list[bytes]:
         """The ids of each text; without a memory, and on many cores, by the library at once."""
-        if self._find_words is None or hardware.usable_cores() >= _CORES_FOR_LIBRARIES:
+        if self._words is None or hardware.usable_cores() >= _CORES_FOR_LIBRARIES:
             return [ids.tobytes() for ids in self._encoder.encode_batch(texts)]
         return [self.encode(text) for text in texts]
 

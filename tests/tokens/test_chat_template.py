@@ -246,6 +246,25 @@ def test_marks_of_the_template_become_control_tokens(chat_tokenizer):
     assert end in chat_tokenizer.stop_ids
 
 
+def test_a_template_sees_the_variables_that_it_is_given(chat_tokenizer):
+    keys = gguf_metadata(chat_tokenizer.vocabulary)
+    keys["tokenizer.chat_template"] = "{{ mood }} {{ messages[0].content }}{{ bos_token }}"
+    tokenizer = Tokenizer.from_gguf(keys, chat_tokenizer.path)
+    variables = {"mood": "glad", "bos_token": "none", "messages": []}
+    assert tokenizer.render_chat(TALK, variables=variables) == (
+        "glad You are brief.<|endoftext|>"  # its own cannot be taken from it
+    )
+
+
+def test_a_last_message_that_is_gone_on_with_has_no_end_of_turn(chat_tokenizer):
+    talk = [*TALK, {"role": "assistant", "content": " A puna is "}]
+    text = chat_tokenizer.render_chat(talk, continues_last=True)
+    assert text.endswith("<|im_start|>assistant\n A puna is")
+    for nothing in ([*TALK, {"role": "assistant", "content": ""}], []):
+        with pytest.raises(TokenizerError, match="last message"):
+            chat_tokenizer.render_chat(nothing, continues_last=True)
+
+
 def test_a_base_model_has_no_chat():
     tokenizer = Tokenizer(sentencepiece_model())
     assert tokenizer.chat_template is None

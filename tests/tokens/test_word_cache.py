@@ -13,7 +13,7 @@ from small_tokenizers import sentencepiece_model, tokenizer_json
 from token_texts import sentences
 
 from puna import hardware
-from puna.tokens import word_cache
+from puna.tokens import encoders, word_cache
 from puna.tokens.encoders import _GPT2_WORDS, _LLAMA3_WORDS, words_of_spm
 from puna.tokens.formats.sentencepiece_model import write_sentencepiece
 from puna.tokens.tokenizer import Tokenizer
@@ -144,3 +144,17 @@ def test_several_threads_share_a_memory(monkeypatch):
     for thread in threads:
         thread.join()
     assert found == [expected] * 4
+
+
+@pytest.mark.parametrize("name", ["sentencepiece", "words", "rules of its own"])
+def test_a_long_text_has_the_ids_that_it_has_otherwise(name, monkeypatch):
+    content = sentencepiece_model() if name == "sentencepiece" else tokenizer_json("gpt-2")
+    if name == "rules of its own":
+        content = json.dumps({**json.loads(content), "normalizer": {"type": "NFC"}}).encode()
+    tokenizer = Tokenizer(content)
+    text = " ".join(sentences(20))
+    wanted = tokenizer.encode(text)
+    for module in (word_cache, encoders):
+        monkeypatch.setattr(module, "LONG_TEXT", 10)
+    assert tokenizer.encode(text) == wanted
+    assert Tokenizer(content).encode(text) == wanted
