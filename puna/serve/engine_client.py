@@ -23,8 +23,8 @@ END_SECONDS = 5  # for a process to end by itself
 # -P: the folder the server was started in is not where it imports from. The path is handed on, so
 # that the process finds Puna where this one does. The model is there for `ps` alone.
 COMMAND = (
-    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "runpy.run_module('puna.serve.engine_process', run_name='__main__')"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from puna.serve.engine_process import main; main()"
 )
 
 
