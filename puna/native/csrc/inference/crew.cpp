@@ -18,7 +18,8 @@ namespace {
 // A wait in a step is over in microseconds; between two steps some Python runs.
 constexpr int64_t SPIN_NANOSECONDS = 50'000, SPIN_BETWEEN_STEPS_NANOSECONDS = 300'000;
 
-constexpr int FIRST_RUNS_ALONE = 8, MOST_RUNS_ALONE = 256;
+// Time, not runs: a prompt's run is fifty times as long as a token's.
+constexpr int64_t FIRST_ALONE_NANOSECONDS = 20'000'000, LONGEST_ALONE_NANOSECONDS = 1'000'000'000;
 
 inline void pause_a_little() {
 #if defined(__x86_64__)
@@ -121,26 +122,25 @@ void Crew::stand_by(int number) {
 }
 
 void Crew::run(void (*work)(void*, const Member&), void* data) {
-  if (process_ != getpid()) start_members();
+  const bool is_first = process_ != getpid();  // waits for its members to start: says nothing
+  if (is_first) start_members();
   work_ = work, data_ = data;
-  const bool is_alone = runs_alone_ > 0;
+  const int64_t begin = nanoseconds();
+  const bool is_alone = begin < alone_until_;
   active_ = is_alone ? 1 : count_;
   slept_ = 0;
-  const int64_t begin = nanoseconds();
   if (active_ > 1) change(&calls_, now(&calls_) % INT32_MAX + 1, &sleepers_);
   work(data, Member{this, 0, active_, wait, take});
   wait(this);
-  if (is_alone)
-    --runs_alone_;
-  else
-    notice(nanoseconds() - begin);
+  if (!is_alone && !is_first) notice(begin, nanoseconds());
 }
 
-void Crew::notice(int64_t took) {
-  const bool was_held_up = __atomic_load_n(&slept_, __ATOMIC_RELAXED) > took / 4;
-  const int longer = std::min(std::max(2 * patience_, FIRST_RUNS_ALONE), MOST_RUNS_ALONE);
+void Crew::notice(int64_t begin, int64_t end) {
+  const bool was_held_up = __atomic_load_n(&slept_, __ATOMIC_RELAXED) > (end - begin) / 4;
+  const int64_t longer = std::clamp(2 * patience_, FIRST_ALONE_NANOSECONDS,
+                                    LONGEST_ALONE_NANOSECONDS);
   patience_ = was_held_up ? longer : 0;
-  runs_alone_ = patience_;
+  alone_until_ = end + patience_;
 }
 
 void Crew::wait(Crew* crew) {

@@ -5,7 +5,7 @@
 // takes from the others' ranges when its own is done, so that a member that was held up does not
 // hold up the rest. A wait spins for a while, then sleeps: on a busy machine spinning would take
 // the time that the others need, and an idle crew takes none. Where members have to sleep for much
-// of a run, other processes take their cores: then the caller works alone for some runs.
+// of a run, other processes take their cores: then the caller works alone for a while.
 #pragma once
 #include <stdint.h>
 
@@ -37,12 +37,11 @@ struct Crew {
  private:
   void stand_by(int number);
   void start_members();
-  void notice(int64_t nanoseconds);  // how long a run took
+  void notice(int64_t begin, int64_t end);  // of a run, in nanoseconds
 
   const int count_;
   int active_ = 1;         // members of this run
-  int runs_alone_ = 0;     // still to come
-  int patience_ = 0;       // how many there were the last time
+  int64_t alone_until_ = 0, patience_ = 0;  // nanoseconds
   int process_ = 0;
   std::vector<std::thread> members_;
   void (*work_)(void*, const Member&) = nullptr;

@@ -15,7 +15,8 @@
 namespace {
 
 constexpr int64_t TILES_AT_ONCE = 16;  // a unit has up to 256 outputs
-constexpr int64_t DEPTH = 24;          // groups: 32 rows of activations then take 48 kB
+constexpr int64_t DEPTH = 48;          // groups of weights expanded at once: 768 kB
+constexpr int64_t STEP = 12;           // groups multiplied at once: 32 rows of them take 24 kB
 constexpr int64_t BYTE_DEPTH = 4;      // groups of int8 weights expanded at once: what 16 rows need
 constexpr int64_t BYTE_TILES = 4;      // of them then stays in the first-level cache
 
@@ -84,12 +85,16 @@ inline void multiply_tiles(const Matrix& m, const Activations& a, int64_t rows, 
         }
       }
     });
-    for (int64_t row = 0; row < rows; row += 32) {
-      const bf16* at = a.tiles + (row / 16 * a.groups + start) * TILE;
-      for (int64_t i = 0; i < tiles; i += 2)
-        product({at, a.groups * TILE, TILE}, {weights + i * DEPTH * TILE, DEPTH * TILE, TILE},
-                depth, sums + row * stride + i * 16, stride, start > 0);
-    }
+    const int64_t steps = (depth + STEP - 1) / STEP, step = (depth + steps - 1) / steps;
+    for (int64_t row = 0; row < rows; row += 32)
+      for (int64_t part = 0; part < depth; part += step) {
+        const bf16* at = a.tiles + (row / 16 * a.groups + start + part) * TILE;
+        const int64_t some = depth - part < step ? depth - part : step;
+        for (int64_t i = 0; i < tiles; i += 2)
+          product({at, a.groups * TILE, TILE},
+                  {weights + (i * DEPTH + part) * TILE, DEPTH * TILE, TILE}, some,
+                  sums + row * stride + i * 16, stride, start + part > 0);
+      }
   }
   finish_stores();
   if (result.add) put_all(sums, rows, tiles, result);
