@@ -224,7 +224,7 @@ class EngineProcess:
     def _hand_over(self, model: ServedModel, core: Core) -> None:
         """Send what the step gave to all texts, and end where it failed."""
         told, self._told = self._told, []
-        rows = []
+        rows, ended = [], []
         for request, piece in told:
             is_over = piece.result is not None or piece.error is not None
             request.open -= is_over
@@ -235,9 +235,11 @@ class EngineProcess:
                 continue
             rows.append(model.row(request.number, request.texts[piece.choice], piece))
             if not request.open:
-                self._forget(request.number)
+                ended.append(request.number)
         if rows:
             self._send_rows(rows)
+        for number in ended:
+            self._forget(number)
         for _request, piece in told:
             if piece.error is not None and not isinstance(piece.error, PunaError):
                 raise piece.error
