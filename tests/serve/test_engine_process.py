@@ -290,6 +290,22 @@ def test_a_prompt_that_takes_long_to_prepare_stops_no_other_text(model, monkeypa
     assert was_preparing
 
 
+def test_an_answer_that_is_too_long_fails_alone(model, offline, monkeypatch):
+    with_patch(monkeypatch, "import puna.serve.wire as w; w.LONGEST_FRAME_BYTES = 20_000")
+    wanted = offline.generate("In 1532", SamplingParams(**params(max_tokens=200)))[0].text
+
+    async def main():
+        async with engine_of(model) as client:
+            other = asyncio.ensure_future(read(client, "In 1532", params=params(max_tokens=200)))
+            with pytest.raises(ServeError) as caught:
+                await read(client, prompt={"ids": [5] * 300}, params=params(prompt_logprobs=1))
+            return caught.value, texts_of(await other)
+
+    error, texts = asyncio.run(main())
+    assert (error.kind, error.status) == ("large", 413)
+    assert texts == [wanted]
+
+
 def test_draining_lets_texts_end_and_refuses_new_ones(model):
     async def main():
         async with engine_of(model) as client:
