@@ -192,6 +192,7 @@ HEAVY = {"torch", "numpy", "scipy", "sentencepiece", "pyarrow", "transformers", 
         "from puna.cli import main; main(['--help'])",
         "import puna.config, puna.console, puna.errors, puna.hardware, puna.schema",
         "import puna.model.sizes, puna.model.count",
+        "import puna.serve.server",  # the HTTP process knows no model
         "from puna.cli import main; main(['sizes'])",
     ],
 )

@@ -17,7 +17,7 @@ class RequestLimits:
     body_seconds: float = 30.0  # for all of a body to arrive
     head_bytes: int = 64 << 10  # of a request before its body
     head_seconds: float = 10.0
-    texts: int = 512  # prompts times n
+    texts: int = 2048  # prompts times n; LangChain embeds 1,000 at once
     json_depth: int = 64  # of a body, JSON schemas with it
     schema_bytes: int = 64 << 10
     write_seconds: float = 30.0  # for a reader to take what is sent; then the connection ends

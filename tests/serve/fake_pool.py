@@ -70,7 +70,7 @@ class FakeClient:
             counts = {"prompt_tokens": len(prompt), "context_tokens": CONTEXT_TOKENS}
             raise ServeError.from_wire({**wire, **counts})
         try:
-            echo = (prompt, "".join(map(chr, prompt))) if fields.get("echo_prompt") else ()
+            echo = (prompt, self._detokenize(prompt)["text"]) if fields.get("echo_prompt") else ()
             yield Started(len(prompt), fields["params"].get("n", 1), *echo)
             async for piece in self._pieces(fields["params"], prompt):
                 yield piece
@@ -105,7 +105,8 @@ class FakeClient:
         prompt_logprobs = None
         if params.get("prompt_logprobs") is not None:
             prompt_logprobs = [
-                as_token(chr(one), None if i == 0 else -0.25) for i, one in enumerate(prompt)
+                as_token(self._detokenize([one])["text"], None if i == 0 else -0.25)
+                for i, one in enumerate(prompt)
             ]
         return {
             "finish_reason": "length" if is_cut else self.finish_reason,
@@ -132,7 +133,7 @@ class FakeClient:
         return {"ids": ids, "pieces": pieces}
 
     def _detokenize(self, ids: list[int]) -> dict[str, Any]:
-        return {"text": "".join(chr(one) for one in ids)}
+        return {"text": "".join(chr(one) if one < 0xD800 else "?" for one in ids)}
 
     def _render(self, messages: list[dict[str, Any]], **_others: Any) -> dict[str, Any]:
         return {"text": "".join(f"{one['role']}: {one['content']}\n" for one in messages)}
