@@ -65,8 +65,12 @@ class RunList(Answered):
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page(request: Request) -> Response:
-    """The page itself."""
-    return _send("index.html", request)
+    """The page itself; programs that want no HTML look for Ollama here."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return Response("Ollama is running", media_type="text/plain", headers={"Vary": "Accept"})
+    response = _send("index.html", request)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 @router.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)

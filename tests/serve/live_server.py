@@ -10,6 +10,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from puna.serve.app import build_app
+from puna.serve.guard.connection import connection_class
 from puna.serve.settings import RequestLimits, ServeSettings
 
 
@@ -29,8 +30,10 @@ def client_of(pool: Any, **values: Any) -> TestClient:
 def serving(pool: Any, **values: Any) -> Iterator[str]:
     """The base URL, such as http://127.0.0.1:40123, while the application is served there."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        settings = settings_for(pool, **values)
         config = uvicorn.Config(
-            build_app(settings_for(pool, **values), pool),
+            build_app(settings, pool),
+            http=connection_class(settings.limits),
             log_config=None,
             access_log=False,
             ws="none",
