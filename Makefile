@@ -10,7 +10,7 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-kill test-fuzz test-sanitize test-valgrind test-arm wheel bench docs clean
+.PHONY: help demo test test-browser test-kill test-fuzz test-sanitize test-valgrind test-arm wheel bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ test:  ## lint, types, import contract and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+test-browser:  ## the page in Chromium: the system's, else one that playwright downloads
+	@$(SETUP) dev,browser
+	command -v chromium chromium-browser google-chrome || $(BIN)/playwright install chromium
+	$(BIN)/python -m pytest -m browser
 
 test-kill:  ## kill training runs at random steps, resume, compare loss by loss
 	@$(SETUP) dev
@@ -72,9 +77,10 @@ bench:  ## training speed beside transformers' (minutes; appends to bench/histor
 	@$(SETUP) dev
 	$(BIN)/python bench/train.py
 
-docs:  ## write docs/reference/cli.md and the README's numbers again
+docs:  ## write docs/reference/cli.md, http.md and the README's numbers again
 	@$(SETUP) dev
 	$(BIN)/python tools/cli_reference.py
+	$(BIN)/python tools/http_reference.py
 	$(BIN)/python tools/readme_numbers.py
 
 clean:  ## remove caches and builds; .venv and demo/ stay

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 from serve.live_server import serving
 
 NEEDED = "needs playwright and Chromium: make test-browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 OPTIONS = ["--no-sandbox"]  # containers have no user namespaces for it
 WAIT_MS = 10_000
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
@@ -63,7 +64,8 @@ class Watch:
 
 @contextmanager
 def opened_pages(browser: Any) -> Iterator[Open]:
-    """A function that serves a pool and opens the page on it in a browser profile of its own.
+    """A function that serves a pool and opens the page on it in a browser profile of its own; a
+    server that runs is given by its base URL.
 
     Its other keywords are the server's settings, `context` what the browser is. At the end no page
     may have had an error or asked a foreign server.
@@ -72,7 +74,7 @@ def opened_pages(browser: Any) -> Iterator[Open]:
     watches: list[Watch] = []
 
     def open_page(pool: Any, view: str = "", *, context: Any = None, **settings: Any) -> Any:
-        server = serving(pool, **settings)
+        server = nullcontext(pool) if isinstance(pool, str) else serving(pool, **settings)
         base = server.__enter__()
         closing.append(lambda: server.__exit__(None, None, None))
         profile = browser.new_context(**(context or {}))

@@ -10,7 +10,7 @@ import { keep, kept } from "./store.js";
 import { Answer, statsText } from "./stream.js";
 
 const letters = ["A", "B"];
-const starts = [{ temperature: 0, max_tokens: 256 }, { temperature: 1, max_tokens: 256 }];
+const starts = [{ temperature: 0, max_tokens: 256 }, { temperature: 0.8, max_tokens: 256 }];
 
 export class Compare {
   constructor(panel) {

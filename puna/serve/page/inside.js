@@ -9,7 +9,7 @@ import { keep, kept } from "./store.js";
 
 const waitMs = 200; // after the last key
 const example = "The llama (Lama glama) is a domesticated South American camelid.\n"
-  + "Tokenizers split words: unbelievable, Straßenbahn, 日本語, 12345.";
+  + "Tokenizers split words: unbelievable, Straßenbahn, Ελλάδα, 12345.";
 const colours = 6;
 const likeliest = 20;
 const mostShown = 5000; // pieces; more would only slow the browser down
@@ -75,11 +75,21 @@ export class Inside {
     const { round } = this;
     try {
       await this.showPieces(text, round);
-      await this.showNext(text, round);
     } catch (error) {
       if (error.status === 401) notice.askForKey(error.message);
       else notice(error.message);
+      return;
     }
+    try {
+      await this.showNext(text, round);
+    } catch (error) {
+      // A text beyond the model's context has pieces all the same.
+      if (round === this.round) this.say(error.message);
+    }
+  }
+
+  say(words) {
+    this.next.replaceChildren(element("p", { class: "soft" }, words));
   }
 
   async showPieces(text, round) {
@@ -102,7 +112,7 @@ export class Inside {
 
   async showNext(text, round) {
     if (!text) {
-      this.next.replaceChildren(element("p", { class: "soft" }, "Write something first"));
+      this.say("Write something first");
       return;
     }
     const body = { model: chosenModel(), prompt: text, max_tokens: 1, temperature: 0 };
@@ -120,7 +130,7 @@ export class Inside {
     const can = (other) => Boolean(other) && !other.includes("\ufffd");
     const soft = element("p", { class: "soft" }, "Press one to append it to the text.");
     if (!others.length) {
-      this.next.replaceChildren(element("p", { class: "soft" }, "The model ends the text here"));
+      this.say("The model ends the text here");
       return;
     }
     this.next.replaceChildren(bars(others, { choose, can }), rest, soft);

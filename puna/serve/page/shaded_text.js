@@ -4,6 +4,11 @@
 import { element, oncePerFrame } from "./dom.js";
 import { shade } from "./probability.js";
 
+/** A text box makes each of these a line break, which would move the tokens after it. */
+function withBreaks(text) {
+  return text.replace(/\r\n?/g, "\n");
+}
+
 export class ShadedText {
   /** `onToken(mark, span)` is called for the token below the pointer, with null for none;
    * `onPress(mark, span)` for one that was pressed; `onEdit()` after each edit. */
@@ -35,7 +40,7 @@ export class ShadedText {
 
   /** Show another text; `marks` are its tokens. */
   show(text, marks) {
-    this.box.value = text;
+    this.box.value = withBreaks(text);
     this.marks = [...marks];
     this.spans = [];
     this.drawSoon();
@@ -44,8 +49,9 @@ export class ShadedText {
   /** Append tokens to the text. */
   append(text, tokens) {
     let at = this.text.length;
-    this.box.value += text;
-    for (const { text: own, logprob, others } of tokens) {
+    this.box.value += withBreaks(text);
+    for (const { text: said, logprob, others } of tokens) {
+      const own = withBreaks(said);
       if (own) this.marks.push({ at, end: at + own.length, logprob, others });
       at += own.length;
     }
