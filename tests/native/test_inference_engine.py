@@ -28,6 +28,7 @@ SHAPE = {
     "head_dim": 8,
     "vocabulary": 50,
     "norm_epsilon": 1e-5,
+    "kept_bytes": 2,
 }
 
 
@@ -171,6 +172,9 @@ RIGHT = [*RIGHT, matrix(40, 32), matrix(50, 32), matrix(50, 32)] if isas() else 
         ({"shape": {**SHAPE, "kv_heads": 3}}, "kv_heads should divide heads"),
         ({"shape": {**SHAPE, "head_dim": 7}}, "even and at most 256"),
         ({"shape": {**SHAPE, "head_dim": 258}}, "even and at most 256"),
+        ({"shape": {**SHAPE, "kept_bytes": 4}}, "kept_bytes should be 1 or 2"),
+        ({"shape": {**SHAPE, "kept_bytes": 3}}, "kept_bytes should be 1 or 2"),
+        ({"mode": 2}, "in mode 2 it is 4"),
         ({"shape": {**SHAPE, "hidden": 41}}, "a matrix has not the model's shape"),
         ({"norms": []}, "7 matrices and 2 norms a layer"),
         ({"norms": [np.ones(32, np.float32)] * 5}, "7 matrices and 2 norms a layer"),
@@ -263,6 +267,8 @@ def test_pages_may_be_given_back_and_more_than_there_is_memory_is_an_error():
     with pytest.raises(ValueError, match="pages should be 0 or more"):
         one.reserve(-1)
     assert one.page_bytes == 2 * 2 * 32 * 32 * 2  # keys and values, heads, positions, width, bf16
+    small = engine(shape={**SHAPE, "kept_bytes": 1})
+    assert small.page_bytes == 2 * 2 * 32 * (32 + 4)  # int8, and a float32 scale
     assert step(ids=np.zeros(0, np.int32), spans=np.zeros((0, 3), np.int64), **EMPTY)
 
 

@@ -20,6 +20,8 @@ from puna.weights.source import ModelSource
 
 Mode = Literal["exact", "fast", "float"]
 MODES: tuple[Mode, ...] = ("exact", "fast", "float")  # the kernels' numbers for them
+Kept = Literal["bf16", "int8"]
+KEPT_BYTES: dict[Kept, int] = {"bf16": 2, "int8": 1}
 
 
 class CpuBackend:
@@ -27,7 +29,8 @@ class CpuBackend:
 
     `mode` says how numbers are kept: `fast` multiplies many rows at once in bfloat16 where the
     processor has tiles for it; `exact` computes each row in one way, whatever runs beside it;
-    `float` keeps activations, keys and values in float32. Without `threads`, one for each core.
+    `float` keeps activations, keys and values in float32. The others keep them as `kv` says: int8
+    has one scale for a head's key, and one for its value. Without `threads`, one for each core.
     `progress` is told of loading. Raises MachineError without kernels, or where memory does not
     suffice.
     """
@@ -39,17 +42,24 @@ class CpuBackend:
         threads: int | None = None,
         mode: Mode = "fast",
         isa: str | None = None,
+        kv: Kept = "bf16",
         progress: Progress = untold,
     ) -> None:
         self.config = source.config
         self.isa = isa or kernels.inference_isa()
         self.threads = threads or hardware.usable_cores()
         self.mode: Mode = mode
+        kept_bytes = 4 if mode == "float" else KEPT_BYTES[kv]
+        self._kept = ", int8 cache" if kept_bytes == 1 else ""
         self.weights = load_weights(source, self.threads, progress=progress)
         self.notes = self.weights.notes
         self.vocabulary_size = self.config.vocabulary_size
         self._engine = kernels.extension().InferenceEngine(
-            self.isa, self.threads, MODES.index(mode), *_arguments(self.config, self.weights)
+            self.isa,
+            self.threads,
+            MODES.index(mode),
+            {**_shape(self.config), "kept_bytes": kept_bytes},
+            *_arrays(self.config, self.weights),
         )
         self.page_bytes: int = self._engine.page_bytes
         self._pages = 0
@@ -57,8 +67,8 @@ class CpuBackend:
 
     @property
     def name(self) -> str:
-        """The instruction set, the threads and the mode."""
-        return f"C++ for {self.isa}, threads: {self.threads}, {self.mode}"
+        """The instruction set, the threads, the mode, and a cache of another kind than bfloat16."""
+        return f"C++ for {self.isa}, threads: {self.threads}, {self.mode}{self._kept}"
 
     @property
     def free_bytes(self) -> int:
@@ -180,11 +190,8 @@ def _wanted(chunks: Sequence[Chunk]) -> npt.NDArray[np.int32]:
     return ranges[0] if len(ranges) == 1 else np.concatenate([np.zeros(0, np.int32), *ranges])
 
 
-def _arguments(
-    config: ModelConfig, weights: PackedWeights
-) -> tuple[dict[str, float], list[tuple[npt.NDArray[np.uint8], int, int, int]], list[FloatArray]]:
-    """Shape, matrices and norms in the order that the extension takes them."""
-    shape: dict[str, float] = {
+def _shape(config: ModelConfig) -> dict[str, float]:
+    return {
         "dim": config.dim,
         "hidden": config.ffn_dim,
         "heads": config.heads,
@@ -193,6 +200,12 @@ def _arguments(
         "vocabulary": config.vocabulary_size,
         "norm_epsilon": config.norm_epsilon,
     }
+
+
+def _arrays(
+    config: ModelConfig, weights: PackedWeights
+) -> tuple[list[tuple[npt.NDArray[np.uint8], int, int, int]], list[FloatArray]]:
+    """Matrices and norms in the order that the extension takes them."""
     names = [
         f"layers.{layer}.{name}.weight" for layer in range(config.layers) for name in LAYER_MATRICES
     ]
@@ -204,7 +217,6 @@ def _arguments(
         for name in ("attention_norm", "ffn_norm")
     ]
     return (
-        shape,
         [weights.matrices[name].arguments() for name in names],
         [weights.norms[name] for name in [*norms, "norm.weight"]],
     )

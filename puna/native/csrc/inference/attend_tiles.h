@@ -6,28 +6,33 @@
 namespace {
 
 constexpr int64_t BLOCK_ROWS = 32;
-constexpr int64_t PAGES_AT_ONCE = 4;  // tiles are read back long after they were written
 
 // The rows' results so far (Partial in attend.h), side by side.
 struct alignas(64) RowSums {
   float most[BLOCK_ROWS], total[BLOCK_ROWS];
-  float mixed[BLOCK_ROWS][WIDEST_HEAD];
+  float totals[BLOCK_ROWS][LANES];
+  float mixed[BLOCK_ROWS * WIDEST_HEAD];  // [32][width]
 
-  void clear(int64_t rows, int64_t width) {
-    for (int64_t row = 0; row < BLOCK_ROWS; ++row) most[row] = NOTHING, total[row] = 0;
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t i = 0; i < width; i += LANES) store(mixed[row] + i, all(0.f));
+  void clear() {
+    for (int64_t row = 0; row < BLOCK_ROWS; ++row) {
+      most[row] = NOTHING;
+      store(totals[row], all(0.f));
+    }
   }
-  Partial of(int64_t row) { return {most[row], total[row], mixed[row]}; }
+  void add_up() {
+    for (int64_t row = 0; row < BLOCK_ROWS; ++row) total[row] = sum(load(totals[row]));
+  }
+  Partial of(int64_t row, int64_t width) { return {most[row], total[row], mixed + row * width}; }
 };
 
 struct alignas(64) BlockScratch {
   bf16 queries[BLOCK_ROWS * WIDEST_HEAD];  // tiles [2][width / 32][16][32]
-  bf16 weights[PAGES_AT_ONCE][2 * TILE];   // tiles of 16 queries and 32 positions
-  float scores[PAGES_AT_ONCE][BLOCK_ROWS * PAGE];
-  float fresh[PAGES_AT_ONCE][BLOCK_ROWS * PAGE];  // 32 of the head's places
-  float before[PAGES_AT_ONCE][BLOCK_ROWS];
+  bf16 keys[STRETCH_PAGES][PAGE * WIDEST_HEAD], values[STRETCH_PAGES][PAGE * WIDEST_HEAD];
+  float scores[BLOCK_ROWS][STRETCH];  // in a row's first half, its weights in bfloat16 afterwards
+  float before[BLOCK_ROWS];
   RowSums sums, segment;
+
+  bf16* weights(int64_t row) { return reinterpret_cast<bf16*>(scores[row]); }
 };
 
 // 32 values, one after the other; denormals become 0, as tiles take them.
@@ -35,97 +40,185 @@ inline void store_halves(bf16* to, Floats low, Floats high) {
   _mm512_store_si512(to, narrow(low.v, high.v));
 }
 
-inline void pack_queries(const Query* queries, int64_t rows, int64_t width, bf16* tiles) {
-  for (int64_t row = 0; row < BLOCK_ROWS; ++row)
-    for (int64_t i = 0; i < width; i += 32) {
-      bf16* to = tiles + ((row / 16 * width + i) / 32 * 16 + row % 16) * 32;
-      if (row < rows)
-        store_halves(to, load(queries[row].at + i), load(queries[row].at + i + 16));
-      else
-        store_halves(to, all(0.f), all(0.f));
-    }
+// `count` kept values as bfloat16: where they lie, or in `to`.
+inline const bf16* as_halves(const bf16* at, int64_t, bf16*) { return at; }
+inline const bf16* as_halves(const int8_t* at, int64_t count, bf16* to) {
+  for (int64_t i = 0; i < count; i += 32)
+    store_halves(to + i, from_bytes(at + i), from_bytes(at + i + 16));
+  return to;
 }
 
-// A block of queries and the pages before it.
+// The tiles' unit falls asleep after about 0.5 us without a product, and to wake it takes 0.25 us
+// and more. A product of whatever the tiles hold keeps it awake; tile 0 is lost.
+inline void keep_awake() { _tile_dpbf16ps(0, 4, 5); }
+
+// Queries of consecutive positions.
 struct Block {
-  const Model& model;
-  int64_t layer, kv_head;
-  const int32_t* pages;
-  const Query* queries;
-  int64_t rows;
+  int64_t first_position, rows, width;
   BlockScratch& scratch;
 
-  Page<bf16> page(int64_t number) const { return {model, layer, pages[number], kv_head}; }
+  // A row's query, scaled; rows beyond `rows` may hold anything finite.
+  void put(int64_t row, const float* query) const {
+    for (int64_t i = 0; i < width; i += 32)
+      store_halves(scratch.queries + ((row / 16 * width + i) / 32 * 16 + row % 16) * 32,
+                   load(query + i), load(query + i + 16));
+  }
 };
 
-// As weigh in attend.h, for the page in place `i` of the scratch and all rows of the block.
-inline void weigh_rows(const Block& block, int64_t page, int64_t i, RowSums& sums) {
-  BlockScratch& s = block.scratch;
-  const bool is_whole = block.queries[0].position >= page * PAGE + PAGE - 1;
-  alignas(64) float lowered[BLOCK_ROWS] = {}, totals[BLOCK_ROWS] = {};
-  for (int64_t row = 0; row < block.rows; ++row) {
-    Floats low = load(s.scores[i] + row * PAGE), high = load(s.scores[i] + row * PAGE + LANES);
-    if (!is_whole) hide(block.queries[row].position + 1 - page * PAGE, low, high);
-    const float here = greatest(larger(low, high));
-    const float most = here > sums.most[row] ? here : sums.most[row];
-    lowered[row] = sums.most[row] - most;
-    sums.most[row] = most;
-    low = rounded_bf16(exp2_of(low - all(most)));
-    high = rounded_bf16(exp2_of(high - all(most)));
-    totals[row] = sum(low + high);
-    store_halves(s.weights[i] + row * 32, low, high);
+// Lane i: the greatest lane of row i, of 16.
+inline Floats greatest_of_each(const Floats* rows) {
+  __m512 four[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto halved = [](__m512 a, __m512 b) {
+      return _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    };
+    const __m512 a = halved(rows[i].v, rows[i + 4].v), b = halved(rows[i + 8].v, rows[i + 12].v);
+    four[i] = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   }
-  for (int64_t row = 0; row < BLOCK_ROWS; row += LANES) {
-    const Floats before = exp2_of(load(lowered + row));
-    store(s.before[i] + row, before);
-    store(sums.total + row, fma(load(sums.total + row), before, load(totals + row)));
-  }
+  const auto paired = [](__m512 a, __m512 b) {
+    return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  };
+  const __m512 a = paired(four[0], four[1]), b = paired(four[2], four[3]);
+  return {_mm512_max_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee))};
 }
 
-// Pages first .. first + count - 1, at most PAGES_AT_ONCE.
-inline void attend_pages(const Block& block, int64_t first_page, int64_t count, RowSums& sums) {
-  const int64_t width = padded(block.model.head_dim), steps = width / 32;
-  BlockScratch& s = block.scratch;
-  for (int64_t i = 0; i < count; ++i)
-    product({s.queries, steps * TILE, TILE},
-            {block.page(first_page + i).keys, steps * TILE, TILE}, steps, s.scores[i], PAGE, false);
-  finish_stores();
-  for (int64_t i = 0; i < count; ++i) weigh_rows(block, first_page + i, i, sums);
-  for (int64_t place = 0; place < width; place += 32) {
-    for (int64_t i = 0; i < count; ++i)
-      product({s.weights[i], TILE, TILE},
-              {block.page(first_page + i).values + place / 16 * TILE, TILE, TILE}, 1, s.fresh[i],
-              32, false);
-    finish_stores();
-    for (int64_t row = 0; row < block.rows; ++row) {
-      float* at = sums.mixed[row] + place;
-      Floats low = load(at), high = load(at + 16);
-      for (int64_t i = 0; i < count; ++i) {
-        const Floats before = all(s.before[i][row]);
-        low = fma(low, before, load(s.fresh[i] + row * 32));
-        high = fma(high, before, load(s.fresh[i] + row * 32 + 16));
-      }
-      store(at, low);
-      store(at + 16, high);
+// Scores are scaled, and those of positions that are not seen become HIDDEN.
+template <class Value>
+inline void finish_scores(const Block& block, const Stretch<Value>& stretch) {
+  const bool is_whole = block.first_position >= stretch.first + stretch.count * PAGE - 1;
+  if (is_whole && !Stored<Value>::HAS_SCALES) return;
+  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {
+    const int64_t visible = block.first_position + row + 1 - stretch.first;
+    for (int64_t i = 0; i < 2 * stretch.count; ++i) {
+      float* at = block.scratch.scores[row] + LANES * i;
+      Floats scores = load(at);
+      if (Stored<Value>::HAS_SCALES)
+        scores = scores * load(stretch.pages[i / 2].key_scales() + i % 2 * LANES);
+      store(at, first(visible - LANES * i, scores, all(HIDDEN)));
     }
   }
 }
 
-// Up to 32 queries over all pages before `last_page`; results in the scratch's sums.
-inline void attend_block(const Block& block, int64_t last_page) {
-  const int64_t width = padded(block.model.head_dim), rows = block.rows;
+// Each row's greatest score so far, and what its results so far are multiplied by.
+inline void find_greatest(BlockScratch& s, int64_t pages, RowSums& sums) {
+  for (int64_t start = 0; start < BLOCK_ROWS; start += LANES) {
+    Floats rows[16];
+    for (int64_t row = 0; row < 16; ++row) {
+      const float* at = s.scores[start + row];
+      rows[row] = larger(load(at), load(at + LANES));
+      for (int64_t i = 1; i < pages; ++i)
+        rows[row] = larger(rows[row], larger(load(at + PAGE * i), load(at + PAGE * i + LANES)));
+    }
+    const Floats old = load(sums.most + start), most = larger(old, greatest_of_each(rows));
+    store(s.before + start, exp2_of(old - most));
+    store(sums.most + start, most);
+  }
+}
+
+// As weigh in attend.h, for all rows of the block.
+template <class Value>
+inline void weigh_rows(const Stretch<Value>& stretch, BlockScratch& s, RowSums& sums) {
+  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {
+    const Floats most = all(sums.most[row]);
+    Floats totals = load(sums.totals[row]) * all(s.before[row]);
+    bf16* to = s.weights(row);
+    for (int64_t i = 0; i < stretch.count; ++i) {
+      const float* at = s.scores[row] + PAGE * i;
+      Floats low = Stored<Value>::exp2(load(at) - most);
+      Floats high = Stored<Value>::exp2(load(at + LANES) - most);
+      totals = totals + low + high;
+      if (Stored<Value>::HAS_SCALES) {
+        low = low * load(stretch.pages[i].value_scales());
+        high = high * load(stretch.pages[i].value_scales() + LANES);
+      }
+      store_halves(to + PAGE * i, low, high);
+    }
+    store(sums.totals[row], totals);
+  }
+}
+
+// The stretch's values, weighed, are added to 64 (or 32) places of 16 rows' mixed ones.
+inline void mix_tiles(const bf16* weights, const bf16* const* values, int64_t pages, bool is_half,
+                      float* mixed, int64_t width) {
+  const int64_t bytes = width * 4;
+  finish_stores();
+  _tile_loadd(0, mixed, bytes);
+  _tile_loadd(1, mixed + 16, bytes);
+  if (!is_half) {
+    _tile_loadd(2, mixed + 32, bytes);
+    _tile_loadd(3, mixed + 48, bytes);
+  }
+  for (int64_t i = 0; i < pages; ++i) {
+    _tile_loadd(4, weights + i * PAGE, STRETCH * 4);
+    _tile_loadd(5, values[i], 64);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, values[i] + TILE, 64);
+    _tile_dpbf16ps(1, 4, 6);
+    if (is_half) continue;
+    _tile_loadd(7, values[i] + 2 * TILE, 64);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, values[i] + 3 * TILE, 64);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, mixed, bytes);
+  _tile_stored(1, mixed + 16, bytes);
+  if (!is_half) {
+    _tile_stored(2, mixed + 32, bytes);
+    _tile_stored(3, mixed + 48, bytes);
+  }
+}
+
+template <class Value>
+inline void attend_stretch(const Block& block, const Stretch<Value>& stretch, bool is_first,
+                           RowSums& sums) {
+  const int64_t width = block.width, steps = width / 32;
   BlockScratch& s = block.scratch;
-  pack_queries(block.queries, rows, width, s.queries);
+  const bf16* values[STRETCH_PAGES];
+  for (int64_t i = 0; i < stretch.count; ++i) {
+    const Page<Value>& page = stretch.pages[i];
+    values[i] = as_halves(page.values, width * PAGE, s.values[i]);
+    product({s.queries, steps * TILE, TILE},
+            {as_halves(page.keys, width * PAGE, s.keys[i]), steps * TILE, TILE}, steps,
+            s.scores[0] + i * PAGE, STRETCH, false);
+  }
+  finish_stores();
+  finish_scores(block, stretch);
+  find_greatest(s, stretch.count, sums);
+  keep_awake();
+  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {  // long before tiles read it
+    const Floats before = all(s.before[row]);
+    for (int64_t i = 0; i < width; i += LANES) {
+      float* at = sums.mixed + row * width + i;
+      store(at, is_first ? all(0.f) : load(at) * before);
+    }
+  }
+  weigh_rows(stretch, s, sums);
+  for (int64_t row = 0; row < BLOCK_ROWS; row += 16)
+    for (int64_t place = 0; place < width; place += 64) {
+      const bf16* at[STRETCH_PAGES];
+      for (int64_t i = 0; i < stretch.count; ++i) at[i] = values[i] + place / 16 * TILE;
+      mix_tiles(s.weights(row), at, stretch.count, place + 32 == width,
+                sums.mixed + row * width + place, width);
+    }
+  finish_stores();
+}
+
+// The block's queries over all pages before `last_page`; results in the scratch's sums.
+template <class Value>
+inline void attend_block(const Block& block, const Model& model, int64_t layer, int64_t kv_head,
+                         const int32_t* pages, int64_t last_page) {
+  BlockScratch& s = block.scratch;
   for (int64_t start = 0; start < last_page; start += SEGMENT_PAGES) {
     const int64_t end = start + SEGMENT_PAGES < last_page ? start + SEGMENT_PAGES : last_page;
     RowSums& into = start ? s.segment : s.sums;
-    into.clear(rows, width);
-    for (int64_t page = start; page < end; page += PAGES_AT_ONCE)
-      attend_pages(block, page, end - page < PAGES_AT_ONCE ? end - page : PAGES_AT_ONCE, into);
-    for (int64_t row = 0; start && row < rows; ++row) {
-      if (block.queries[row].position < start * PAGE) continue;
-      Partial sum = s.sums.of(row);
-      sum.join(s.segment.of(row), width);
+    into.clear();
+    for (int64_t page = start; page < end; page += STRETCH_PAGES)
+      attend_stretch<Value>(block, {model, layer, kv_head, pages, page, end}, page == start, into);
+    into.add_up();
+    for (int64_t row = 0; start && row < block.rows; ++row) {
+      if (block.first_position + row < start * PAGE) continue;
+      Partial sum = s.sums.of(row, block.width);
+      sum.join(s.segment.of(row, block.width), block.width);
       s.sums.most[row] = sum.most, s.sums.total[row] = sum.total;
     }
   }

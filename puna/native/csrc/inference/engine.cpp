@@ -36,7 +36,7 @@ struct Division {
 
  private:
   void add(const Model& model, const Span& span, int32_t number, bool has_tiles) {
-    const bool is_block = has_tiles && model.mode != WHOLE && span.rows >= BLOCK_FROM_ROWS;
+    const bool is_block = has_tiles && model.kept_bytes < 4 && span.rows >= BLOCK_FROM_ROWS;
     const int64_t parts = is_block ? (span.rows + 31) / 32 : segments_of(span.start + span.rows);
     const int64_t heads = is_block ? model.heads : model.kv_heads;
     for (int64_t head = 0; head < heads; ++head)
@@ -102,8 +102,7 @@ Engine::Engine(const InferenceKernels& kernels, const Model& model, std::vector<
 }
 
 int64_t Engine::page_bytes() const {
-  const int64_t values = 2 * padded(model_.head_dim) * PAGE * model_.kv_heads;
-  return model_.layer_count * values * (model_.mode == WHOLE ? 4 : 2);
+  return model_.layer_count * model_.kv_heads * head_page_bytes(model_);
 }
 
 void Engine::reserve(int64_t pages) {
@@ -127,7 +126,7 @@ void Engine::fit(int64_t rows) {
   kernels_.sizes(model_, rows, &sizes);
   work_.rows = 0;
   shared_.reset();
-  const int64_t all = sizes.states + sizes.joined + sizes.queries + sizes.mixed + sizes.inputs +
+  const int64_t all = sizes.states + sizes.joined + sizes.mixed + sizes.inputs +
                       sizes.attended + sizes.gated + sizes.logits + 8 * 64;
   shared_ = allocate(all);
   char* at = shared_.get();
@@ -138,7 +137,6 @@ void Engine::fit(int64_t rows) {
   };
   work_.states = reinterpret_cast<float*>(take(sizes.states));
   work_.joined = reinterpret_cast<float*>(take(sizes.joined));
-  work_.queries = reinterpret_cast<float*>(take(sizes.queries));
   work_.mixed = reinterpret_cast<float*>(take(sizes.mixed));
   work_.inputs = take(sizes.inputs);
   work_.attended = take(sizes.attended);
@@ -172,6 +170,7 @@ bool Engine::step(const Request& request) {
                   request.spans.data(),
                   division.span_of_row.data(),
                   division.partial_of_row.data(),
+                  division.partials,
                   division.work.data(),
                   static_cast<int64_t>(division.work.size()),
                   request.wanted,

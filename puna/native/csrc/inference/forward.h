@@ -5,11 +5,9 @@
 // residual. For a few rows each member norms and quantises the inputs of a product for itself,
 // which is quicker than waiting for another; for many, members share the rows and wait twice more.
 #pragma once
-#include "attend.h"
+#include "attention.h"
 #include "dots.h"
-#include "rows.h"
 #ifdef __AMX_TILE__
-#include "attend_tiles.h"
 #include "products.h"
 #endif
 
@@ -25,9 +23,6 @@ constexpr bool HAS_TILES = false;
 #endif
 constexpr int64_t TILE_ROWS = 9;    // from so many rows on tiles are faster than vectors
 constexpr int64_t FAST_ROWS = 64;   // ... and tiles of bfloat16 faster than those of int8
-
-inline int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Both kinds of tiles give what vectors give but for quantised and other plain weights in bfloat16.
 inline bool uses_tiles(const Model& model, const Matrix& m, int64_t rows) {
@@ -51,23 +46,6 @@ inline Forms both(Forms a, Forms b) {
   return {a.bytes || b.bytes, a.floats || b.floats, a.tiles || b.tiles,
           a.is_rounded || b.is_rounded};
 }
-
-struct Widths {
-  int64_t dim, queries, keys, joined, head;
-  explicit Widths(const Model& m)
-      : dim(padded(m.dim)),
-        queries(padded(m.heads * m.head_dim)),
-        keys(padded(m.kv_heads * m.head_dim)),
-        joined(queries + 2 * keys),
-        head(padded(m.head_dim)) {}
-};
-
-// A member's own memory.
-struct Own {
-  char *product, *block;
-  float *gate, *up;
-  char* inputs;
-};
 
 inline int64_t lay_out_own(const Model& model, int64_t rows, char* memory, Own* own) {
   char* const start = memory;
@@ -94,7 +72,7 @@ inline void forward_sizes(const Model& model, int64_t rows, Sizes* sizes) {
   const int64_t whole = (rows + 31) / 32 * 32;
   sizes->states = whole * width.dim * 4;
   sizes->joined = whole * width.joined * 4;
-  sizes->queries = sizes->mixed = whole * model.heads * width.head * 4;
+  sizes->mixed = whole * model.heads * width.head * 4;
   sizes->inputs = activation_bytes(whole, model.dim);
   sizes->attended = activation_bytes(whole, model.heads * model.head_dim);
   sizes->gated = activation_bytes(whole, model.hidden);
@@ -102,7 +80,6 @@ inline void forward_sizes(const Model& model, int64_t rows, Sizes* sizes) {
   sizes->own = lay_out_own(model, whole, nullptr, &own);
 }
 
-template <class Value>
 class Forward {
  public:
   Forward(const Model& model, const Step& step, Workspace& work, const Member& member)
@@ -111,8 +88,9 @@ class Forward {
   }
 
   void run() {
-    for (int64_t row; (row = take(step_.rows)) >= 0;)
+    share_rows(step_.rows, 16, [&](int64_t row) {
       unpack_row(model_.embedding, step_.ids[row], states(row));
+    });
     wait();
     for (int64_t i = 0; i < model_.layer_count; ++i) {
       const Layer& layer = model_.layers[i];
@@ -129,17 +107,35 @@ class Forward {
   int64_t take(int64_t units) const { return me_.take(me_.crew, me_.number, units); }
   float* states(int64_t row) const { return work_.states + row * width_.dim; }
 
+  // Calls work(row) for this member's share of all rows, of many rows `each` at a time.
+  template <class Work>
+  void share_rows(int64_t rows, int64_t each, Work work) const {
+    if (rows < each * UNITS_EACH * me_.count) each = 1;
+    for (int64_t unit; (unit = take((rows + each - 1) / each)) >= 0;)
+      for (int64_t row = unit * each; row < smaller_of((unit + 1) * each, rows); ++row) work(row);
+  }
+
+  // Room for the inputs of a product: the member's own for a few rows, else shared.
+  Activations room(int64_t rows, int64_t width, Forms forms, char* shared) const {
+    return lay_out(rows <= OWN_ROWS ? own_.inputs : shared, rows, width, forms);
+  }
+
+  // Calls fill(row) until all rows are there.
+  template <class Fill>
+  void fill_rows(int64_t rows, Fill fill) const {
+    if (rows <= OWN_ROWS) {
+      for (int64_t row = 0; row < rows; ++row) fill(row);
+    } else {
+      share_rows(rows, 16, fill);
+      wait();
+    }
+  }
+
   // The inputs of a product: `fill(row, activations)` for each row.
   template <class Fill>
   Activations prepare(int64_t rows, int64_t width, Forms forms, char* shared, Fill fill) const {
-    const bool is_own = rows <= OWN_ROWS;
-    const Activations inputs = lay_out(is_own ? own_.inputs : shared, rows, width, forms);
-    if (is_own) {
-      for (int64_t row = 0; row < rows; ++row) fill(row, inputs);
-    } else {
-      for (int64_t row; (row = take(rows)) >= 0;) fill(row, inputs);
-      wait();
-    }
+    const Activations inputs = room(rows, width, forms, shared);
+    fill_rows(rows, [&](int64_t row) { fill(row, inputs); });
     return inputs;
   }
 
@@ -194,154 +190,27 @@ class Forward {
         });
     const Matrix* const matrices[] = {&layer.wq, &layer.wk, &layer.wv};
     multiply_all(matrices, 3, inputs, rows, {work_.joined, width_.joined, false});
-    for (int64_t unit; (unit = take(rows * model_.kv_heads)) >= 0;)
-      remember(number, unit / model_.kv_heads, unit % model_.kv_heads);
-    wait();
-    for (int64_t unit; (unit = take(step_.work_count)) >= 0;) attend_unit(number, unit);
-    wait();
+    with_kept(model_, [&](auto value) { attend_to<decltype(value)>(layer, number); });
+  }
+
+  template <class Value>
+  void attend_to(const Layer& layer, int64_t number) {
+    const int64_t rows = step_.rows;
     const Activations attended =
-        prepare(rows, model_.heads * model_.head_dim, forms(layer.wo, rows), work_.attended,
-                [&](int64_t row, const Activations& a) { put_attended(row, a); });
+        room(rows, model_.heads * model_.head_dim, forms(layer.wo, rows), work_.attended);
+    const Attention<Value> attention(model_, step_, work_, own_, attended, number);
+    const int64_t each = rows < 2 * PAGE ? 1 : PAGE, heads = model_.kv_heads;
+    for (int64_t unit; (unit = take((rows + each - 1) / each * heads)) >= 0;) {
+      const int64_t row = unit / heads * each;
+      attention.remember(row, smaller_of(row + each, rows), unit % heads);
+    }
+    wait();
+    for (int64_t unit; (unit = take(step_.work_count)) >= 0;)
+      attention.attend_unit(step_.work[unit]);
+    wait();
+    if (!attention.is_complete()) fill_rows(rows, [&](int64_t row) { attention.complete(row); });
     const Matrix* const back[] = {&layer.wo};
     multiply_all(back, 1, attended, rows, {work_.states, width_.dim, true});
-  }
-
-  int64_t group() const { return model_.heads / model_.kv_heads; }
-  float* query(int64_t row, int64_t head) const {
-    return work_.queries + (row * model_.heads + head) * width_.head;
-  }
-  int64_t position(int64_t row) const {
-    const Span& span = step_.spans[step_.span_of_row[row]];
-    return span.start + row - span.first_row;
-  }
-
-  // Turns the queries of a key-value head's group and writes its key and value into its page.
-  void remember(int64_t layer, int64_t row, int64_t kv_head) const {
-    const int64_t size = model_.head_dim;
-    const float* joined = work_.joined + row * width_.joined;
-    const float* cosines = step_.cosines + row * size / 2;
-    const float* sines = step_.sines + row * size / 2;
-    const float scale = LOG2_E / sqrtf(static_cast<float>(size));
-    for (int64_t head = kv_head * group(); head < (kv_head + 1) * group(); ++head) {
-      float* to = query(row, head);
-      for (int64_t i = size; i < width_.head; ++i) to[i] = 0;
-      turn(joined + head * size, cosines, sines, size, scale, to);
-      for (int64_t i = 0; i < width_.head; i += LANES)
-        store(to + i, Stored<Value>::round(load(to + i)));
-    }
-    float key[WIDEST_HEAD];
-    turn(joined + width_.queries + kv_head * size, cosines, sines, size, 1.f, key);
-    const Span& span = step_.spans[step_.span_of_row[row]];
-    Page<Value> page(model_, layer, span.pages[position(row) / PAGE], kv_head);
-    page.put(position(row) % PAGE, width_.head, size, key,
-             joined + width_.queries + width_.keys + kv_head * size);
-  }
-
-  int64_t partial_floats() const { return width_.head + LANES; }
-  // Of a row's head in a segment: most and total, from place 16 on the mixed values.
-  float* partial(int64_t row, int64_t head, int64_t segment) const {
-    const int64_t segments = position(row) / (PAGE * SEGMENT_PAGES) + 1;
-    return work_.partials + (step_.partial_of_row[row] + head * segments + segment) *
-                                partial_floats();
-  }
-
-  void attend_unit(int64_t layer, int64_t unit) const {
-    const AttentionWork& work = step_.work[unit];
-    const Span& span = step_.spans[work.span];
-    if (work.is_block)
-      attend_rows(layer, span, work.head, work.part);
-    else
-      attend_segment(layer, span, work.head, work.part);
-  }
-
-  void attend_segment(int64_t layer, const Span& span, int64_t kv_head, int64_t segment) const {
-    const int64_t first = segment * SEGMENT_PAGES;
-    for (int64_t row = span.first_row; row < span.first_row + span.rows; ++row) {
-      const int64_t last = smaller_of(first + SEGMENT_PAGES, position(row) / PAGE + 1);
-      if (first >= last) continue;
-      int64_t head = kv_head * group();
-      const int64_t end = head + group();
-      for (; head + 4 <= end; head += 4) attend_heads<4>(layer, span, row, head, segment, last);
-      for (; head < end; ++head) attend_heads<1>(layer, span, row, head, segment, last);
-    }
-  }
-
-  template <int COUNT>
-  void attend_heads(int64_t layer, const Span& span, int64_t row, int64_t head, int64_t segment,
-                    int64_t last) const {
-    Query queries[COUNT];
-    Partial states[COUNT];
-    for (int i = 0; i < COUNT; ++i) {
-      queries[i] = {query(row, head + i), position(row)};
-      states[i].mixed = partial(row, head + i, segment) + LANES;
-    }
-    attend<Value, COUNT>(model_, layer, head / group(), span.pages, segment * SEGMENT_PAGES, last,
-                         queries, states);
-    for (int i = 0; i < COUNT; ++i) {
-      float* at = partial(row, head + i, segment);
-      at[0] = states[i].most, at[1] = states[i].total;
-    }
-  }
-
-  void attend_rows(int64_t layer, const Span& span, int64_t head, int64_t part) const {
-#ifdef __AMX_TILE__
-    if constexpr (std::is_same<Value, uint16_t>::value) {
-      const int64_t first = span.first_row + part * BLOCK_ROWS;
-      const int64_t rows = smaller_of(BLOCK_ROWS, span.first_row + span.rows - first);
-      Query queries[BLOCK_ROWS];
-      for (int64_t i = 0; i < rows; ++i) queries[i] = {query(first + i, head), position(first + i)};
-      BlockScratch& scratch = *reinterpret_cast<BlockScratch*>(own_.block);
-      attend_block({model_, layer, head / group(), span.pages, queries, rows, scratch},
-                   position(first + rows - 1) / PAGE + 1);
-      for (int64_t i = 0; i < rows; ++i) finish(scratch.sums.of(i), first + i, head);
-    }
-#else
-    (void)layer, (void)span, (void)head, (void)part;
-#endif
-  }
-
-  void finish(const Partial& state, int64_t row, int64_t head) const {
-    float* to = work_.mixed + (row * model_.heads + head) * width_.head;
-    const Floats total = all(state.total);
-    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(state.mixed + i) / total);
-  }
-
-  // A row's mixed values of all heads, their padding left out, as inputs of the product back.
-  void put_attended(int64_t row, const Activations& out) const {
-    const int64_t size = model_.head_dim;
-    alignas(64) float both[2 * WIDEST_HEAD + 64];  // whole groups, however long a head is
-    int64_t filled = 0, done = 0;
-    for (int64_t head = 0; head < model_.heads; ++head) {
-      const float* from = mixed(row, head);
-      for (int64_t i = 0; i < size; ++i) both[filled + i] = from[i];
-      filled += size;
-      const bool is_last = head + 1 == model_.heads;
-      for (; is_last && filled % GROUP; ++filled) both[filled] = 0;
-      int64_t used = 0;
-      for (; used + GROUP <= filled; used += GROUP)
-        out.put(row, done++, load(both + used), load(both + used + LANES));
-      for (int64_t i = used; i < filled; ++i) both[i - used] = both[i];
-      filled -= used;
-    }
-  }
-
-  // Joined over the segments, divided by the sum of the weights; in the member's own memory where
-  // the row was not in a block.
-  const float* mixed(int64_t row, int64_t head) const {
-    if (step_.partial_of_row[row] < 0)
-      return work_.mixed + (row * model_.heads + head) * width_.head;
-    const int64_t segments = position(row) / (PAGE * SEGMENT_PAGES) + 1;
-    float* to = own_.gate;
-    const float* from = partial(row, head, 0);
-    Partial state{from[0], from[1], to};
-    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(from + LANES + i));
-    for (int64_t segment = 1; segment < segments; ++segment) {
-      float* later = partial(row, head, segment);
-      state.join({later[0], later[1], later + LANES}, width_.head);
-    }
-    const Floats total = all(state.total);
-    for (int64_t i = 0; i < width_.head; i += LANES) store(to + i, load(to + i) / total);
-    return to;
   }
 
   void feed(const Layer& layer) const {
@@ -439,10 +308,7 @@ inline void forward(const Model& model, const Step& step, Workspace& work, const
 #ifdef __AMX_TILE__
   const Tiles configured;
 #endif
-  if (model.mode == WHOLE)
-    Forward<float>(model, step, work, member).run();
-  else
-    Forward<uint16_t>(model, step, work, member).run();
+  Forward(model, step, work, member).run();
 }
 
 // Reads all bytes, for the probe of the memory's bandwidth; the sum keeps the reads alive.

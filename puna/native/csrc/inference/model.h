@@ -31,15 +31,22 @@ struct Model {
   int64_t dim, hidden, heads, kv_heads, head_dim, vocabulary, layer_count;
   float norm_epsilon;
   Mode mode;
+  int64_t kept_bytes;  // of each key and value: 4 float32, 2 bfloat16, 1 int8 with scales
   Matrix embedding, output;
   const float* norm;
   const Layer* layers;
-  char* cache;  // [layer][page][kv_head] blocks of keys, then values (pages.h)
+  char* cache;  // [layer][page][kv_head] blocks of head_page_bytes (pages.h)
   int64_t pages;
 };
 
 constexpr int64_t PAGE = 32;             // positions
 constexpr int64_t SEGMENT_PAGES = 16;    // a head's work on a context is cut at every 512 positions
+
+// Keys and values of a head in a page, and their scales.
+inline int64_t head_page_bytes(const Model& model) {
+  const int64_t values = 2 * padded(model.head_dim) * PAGE;
+  return values * model.kept_bytes + (model.kept_bytes == 1 ? 2 * PAGE * 4 : 0);
+}
 
 // The new rows of one sequence: its positions start .. start + rows - 1.
 struct Span {
@@ -61,6 +68,7 @@ struct Step {
   const Span* spans;
   const int32_t* span_of_row;
   const int64_t* partial_of_row;  // where its partial results begin; of rows in blocks -1
+  int64_t partials;               // how many there are
   const AttentionWork* work;
   int64_t work_count;
   const int32_t* wanted;  // rows
@@ -79,7 +87,7 @@ struct Workspace {
   int64_t rows;
   float *states;                      // [rows, padded dim]: the residual stream
   float *joined;                      // [rows, queries + keys + values], each padded
-  float *queries, *mixed;             // [rows, heads, padded head_dim]
+  float *mixed;                       // [rows, heads, padded head_dim]
   char *inputs, *attended, *gated;    // activations of dim, heads · head_dim and hidden
   float *partials;                    // [of rows not in blocks][heads][segments][head_dim + 16]
   float *logits;                      // [LOGIT_ROWS, padded vocabulary]
@@ -90,7 +98,7 @@ struct Workspace {
 constexpr int64_t LOGIT_ROWS = 128;
 
 struct Sizes {
-  int64_t states, joined, queries, mixed, inputs, attended, gated, logits, own;  // bytes
+  int64_t states, joined, mixed, inputs, attended, gated, logits, own;  // bytes
 };
 
 // The crew's side (crew.h), as plain functions.

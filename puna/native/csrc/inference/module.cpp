@@ -71,6 +71,10 @@ class BoundEngine {
     model.norm_epsilon = nb::cast<float>(shape["norm_epsilon"]);
     require(mode >= EXACT && mode <= WHOLE, "mode should be 0, 1 or 2");
     model.mode = static_cast<Mode>(mode);
+    model.kept_bytes = number("kept_bytes");
+    require(model.mode == WHOLE ? model.kept_bytes == 4
+                                : model.kept_bytes == 1 || model.kept_bytes == 2,
+            "kept_bytes should be 1 or 2, in mode 2 it is 4");
     for (const int64_t size : {model.dim, model.hidden, model.heads, model.kv_heads,
                                model.head_dim, model.vocabulary})
       require(0 < size && size <= MOST, "the model's sizes should be between 1 and 2^24");

@@ -22,9 +22,13 @@ inline void unpack_row(const Matrix& m, int64_t row, float* to) {
 // x / sqrt(mean(x²) + epsilon) · weight of a row of `dim` values (RMSNorm, paper 2.2).
 inline void put_normed(const float* x, const float* weight, int64_t dim, float epsilon,
                        int64_t row, const Activations& out) {
-  Floats squares = all(0.f);
-  for (int64_t i = 0; i < padded(dim); i += LANES) squares = fma(load(x + i), load(x + i), squares);
-  const Floats scale = all(1.f / sqrtf(sum(squares) / static_cast<float>(dim) + epsilon));
+  Floats low = all(0.f), high = all(0.f);
+  for (int64_t i = 0; i < padded(dim); i += 2 * LANES) {
+    const Floats one = load(x + i), other = load(x + i + LANES);
+    low = fma(one, one, low);
+    high = fma(other, other, high);
+  }
+  const Floats scale = all(1.f / sqrtf(sum(low + high) / static_cast<float>(dim) + epsilon));
   for (int64_t group = 0; group < out.groups; ++group) {
     const float *at = x + group * 32, *factor = weight + group * 32;
     out.put(row, group, load(at) * scale * load(factor),

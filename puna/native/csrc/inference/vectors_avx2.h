@@ -108,6 +108,19 @@ inline Floats from_bytes(const int8_t* at) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
+// Of 32 bytes, those at even and at odd places.
+inline Floats even_bytes(const int8_t* at) {
+  const __m256i low = _mm256_cvtepu16_epi32(sixteen(at));
+  const __m256i high = _mm256_cvtepu16_epi32(sixteen(at + 16));
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(low, 24), 24)),
+          _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(high, 24), 24))};
+}
+inline Floats odd_bytes(const int8_t* at) {
+  const __m256i low = _mm256_cvtepi16_epi32(sixteen(at));
+  const __m256i high = _mm256_cvtepi16_epi32(sixteen(at + 16));
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(low, 8)),
+          _mm256_cvtepi32_ps(_mm256_srai_epi32(high, 8))};
+}
 inline int32_t byte_sum(const int8_t* at) {
   int32_t total = 0;
   for (int i = 0; i < 16; ++i) total += at[i];

@@ -68,6 +68,16 @@ inline Floats from_bytes(const int8_t* at) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
 }
+// Of 32 bytes, those at even and at odd places.
+inline __m512i pairs_of_bytes(const int8_t* at) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+inline Floats even_bytes(const int8_t* at) {
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs_of_bytes(at), 24), 24))};
+}
+inline Floats odd_bytes(const int8_t* at) {
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs_of_bytes(at), 8))};
+}
 inline int32_t byte_sum(const int8_t* at) {  // of 16
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
   return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));

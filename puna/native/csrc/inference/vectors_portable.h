@@ -116,6 +116,13 @@ inline void store_rounded_bytes(int8_t* at, const Floats& a) {
 inline Floats from_bytes(const int8_t* at) {
   return each([&](int i) { return static_cast<float>(at[i]); });
 }
+// Of 32 bytes, those at even and at odd places.
+inline Floats even_bytes(const int8_t* at) {
+  return each([&](int i) { return static_cast<float>(at[2 * i]); });
+}
+inline Floats odd_bytes(const int8_t* at) {
+  return each([&](int i) { return static_cast<float>(at[2 * i + 1]); });
+}
 inline int32_t byte_sum(const int8_t* at) {
   int32_t total = 0;
   for (int i = 0; i < 16; ++i) total += at[i];
