@@ -192,15 +192,17 @@ def test_every_guide_is_reached_from_the_list_of_documents():
     assert {str(page.relative_to(ROOT)) for page in pages - listed} == set()
 
 
-def test_the_command_s_page_is_up_to_date():
+@pytest.mark.parametrize("name", ["cli", "http"])
+def test_a_generated_page_is_up_to_date(name: str):
+    code = f"import {name}_reference as made, sys; sys.stdout.write(made.page())"
     done = subprocess.run(
-        [sys.executable, "-c", "import cli_reference, sys; sys.stdout.write(cli_reference.page())"],
+        [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    written = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
     assert written == done.stdout, "make docs writes it again"
 
 

@@ -166,6 +166,7 @@ def test_fields_that_cannot_change_the_answer_are_taken():
         keep_alive="5m",
         prompt_cache_key="k",
         cache_prompt=False,
+        modalities=["text"],
         functions=None,
         reasoning_effort=None,
     )

@@ -18,7 +18,6 @@ LONGEST_GRAMMAR = 256 << 10  # characters
 # Fields of OpenAI's and of other servers that would change the answer -> what to do instead.
 UNSUPPORTED = {
     "audio": "Puna's models write text",
-    "modalities": "Puna's models write text",
     "web_search_options": "give a tool that searches",
     "function_call": "tool_choice",
     "functions": "tools",
@@ -92,7 +91,7 @@ class Sampling(Ignored):
         None, ge=0.01, le=100, description="llama.cpp's name of repetition_penalty."
     )
     logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None = Field(
-        None, max_length=MOST_BIASES
+        None, max_length=MOST_BIASES, description="Token ids and what is added to their logits."
     )
     ignore_eos: bool | None = None
     draft_tokens: int | None = Field(
@@ -242,8 +241,10 @@ ResponseFormat = Annotated[PlainText | JsonObject | JsonSchema, Field(discrimina
 class Templated(Strict):
     """How a conversation becomes a prompt."""
 
-    messages: Messages
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    messages: Messages = Field(description="The conversation; contents are texts.")
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="Functions that the model may call."
+    )
     chat_template_kwargs: dict[str, JsonValue] | None = Field(
         None, description="Variables for the model's chat template."
     )
@@ -258,6 +259,7 @@ class ChatRequest(Sampling, Templated):
 
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    modalities: list[Literal["text"]] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     response_format: ResponseFormat | None = None
