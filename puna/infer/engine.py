@@ -181,9 +181,9 @@ class Engine:
     def grammar(self, constraint: Constraint) -> Grammar:
         """The constraint compiled for the tokenizer, and kept: what `prepare` asks for.
 
-        The first takes 0.2 s with 49,152 pieces and 0.7 with 128,256, another milliseconds, a very
-        large one a quarter of a second: an event loop should have a thread do it before. Raises
-        ConfigError for what cannot be kept to.
+        The first takes 0.2 s with 49,152 pieces and 0.7 with 128,256, half of it with all of Python
+        waiting; another milliseconds, the largest a few tenths of a second: an event loop should
+        have a thread do it before. Raises ConfigError for what cannot be kept to.
         """
         with self._making:
             if self._grammars is None:

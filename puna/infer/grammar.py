@@ -6,9 +6,11 @@ Bytes that the grammar forces have to be spelt as the tokenizer spells them.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
@@ -22,6 +24,9 @@ from puna.tokens.vocabulary import PieceType
 
 KEPT = 64  # grammars; the states of a lexer take memory as they are met
 MOST_LEXER_STATES = 20_000  # of one text, 1 to 2 kB each; objects of 200 properties meet some 100s
+# The library calls itself for each rule that a rule begins with, and of 3,000 in a chain it died in
+# 8 MB. Only memory that is used counts.
+COMPILING_STACK = 256 << 20
 SAID = 300  # characters of what the library says
 # Without a bound on it, a small model may go on with whitespace for ever.
 WHITESPACE = r"( |\n[ \t]{0,24})?"
@@ -36,6 +41,7 @@ class Grammars:
         self._tokenizer = self._pieces.for_library()
         self._kept: OrderedDict[Constraint, Grammar] = OrderedDict()
         self._lock = threading.Lock()
+        self._compiling = threading.Lock()
 
     def of(self, constraint: Constraint) -> Grammar:
         """The grammar. Raises ConfigError for what the library does not understand."""
@@ -43,12 +49,13 @@ class Grammars:
             if constraint in self._kept:
                 self._kept.move_to_end(constraint)
                 return self._kept[constraint]
-        matcher = LLMatcher(
-            self._tokenizer,
-            _source(constraint),
-            log_level=0,
-            limits=LLParserLimits(max_lexer_states=MOST_LEXER_STATES, verbose_errors=False),
-        )
+        with self._compiling:
+            before = threading.stack_size(COMPILING_STACK)
+            try:
+                with ThreadPoolExecutor(1) as thread:
+                    matcher = thread.submit(self._compile, constraint).result()
+            finally:
+                threading.stack_size(before)
         if matcher.is_error():
             raise _unusable(constraint, matcher.get_error())
         grammar = Grammar(matcher, self._tokenizer.vocab_size, self._pieces.ends)
@@ -57,6 +64,10 @@ class Grammars:
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return grammar
+
+    def _compile(self, constraint: Constraint) -> LLMatcher:
+        limits = LLParserLimits(max_lexer_states=MOST_LEXER_STATES, verbose_errors=False)
+        return LLMatcher(self._tokenizer, _source(constraint), log_level=0, limits=limits)
 
 
 class Grammar:
@@ -158,7 +169,10 @@ def _source(constraint: Constraint) -> str:
             return LLMatcher.grammar_from_json_schema(
                 source or OBJECT, overrides={"whitespace_pattern": WHITESPACE}
             )
-        return grammar_from("regex" if kind == "regex" else "grammar", source)
+        if kind == "regex":
+            return grammar_from("regex", source)
+        # Reading GBNF takes a time that grows with the square of empty lines.
+        return grammar_from("grammar", re.sub(r"\n\s+", "\n", source))
     except ValueError as error:
         raise _unusable(constraint, str(error)) from None
 

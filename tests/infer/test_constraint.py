@@ -38,7 +38,7 @@ def test_a_request_becomes_a_constraint():
         ({"json_object": "yes"}, "json_object should be true"),
         ({"regex": ""}, "regex should be a text that is not empty"),
         ({"grammar": 3}, "grammar should be a text that is not empty"),
-        ({"regex": "a" * (LONGEST_SOURCE + 1)}, "at most 262,144 characters, found 262,145"),
+        ({"regex": "a" * (LONGEST_SOURCE + 1)}, "at most 65,536 characters, found 65,537"),
         ({"json_schema": True}, "json_schema should be a JSON object, got true"),
         ({"json_schema": "{"}, "json_schema should be JSON: Expecting property name"),
         ({"json_schema": '{"const": NaN}'}, "json_schema should be JSON: NaN is no JSON"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from small_vocabulary import smollm2_gguf
 from tiny_model import tiny_config, write_tokenizer
 
 from puna.errors import ConfigError
-from puna.infer.constraint import Constraint
+from puna.infer.constraint import LONGEST_SOURCE, Constraint
 from puna.infer.engine import Engine, EngineSettings, load_engine
 from puna.infer.grammar import Grammars
 from puna.infer.sampler import TokenCounts, next_token
@@ -240,6 +241,40 @@ def test_what_cannot_be_kept_to_is_one_clear_error(tiny_grammars, asked, said):
         tiny_grammars.of(Constraint.of(asked))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+CHAINS = {
+    "lark": ("grammar", "start: r0\n", "r{}:r{}\n", 'r{}: "x"\n'),
+    "gbnf": ("grammar", "root ::= r0\n", "r{} ::= r{}\n", 'r{} ::= "x"\n'),
+    "schema": (
+        "json_schema",
+        '{"$ref":"#/0",',
+        '"{}":{{"$ref":"#/{}"}},',
+        '"{}":{{"const":"x"}}}}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_long_chain_of_rules_is_no_danger(tiny, tiny_grammars, name):
+    kind, begin, link, end = CHAINS[name]
+    count = (LONGEST_SOURCE - 100) // len(link.format(9999, 9999))
+    links = [link.format(number, number + 1) for number in range(count)]
+    constraint = Constraint(kind, "".join([begin, *links, end.format(count)]))
+    try:
+        text, has_ended = random_text(tiny, tiny_grammars, constraint, 0)
+    except ConfigError:
+        return
+    assert has_ended
+    assert text.strip('"') == "x"
+
+
+@pytest.mark.parametrize("source", ["\n" * 60_000 + "::=", "root ::= a" + "\t\n" * 30_000 + "b"])
+def test_nothing_takes_long_to_be_refused(tiny_grammars, source):
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="grammar cannot be kept to"):
+        tiny_grammars.of(Constraint("grammar", source))
+    assert time.process_time() - began < 2
 
 
 def test_a_grammar_that_grows_too_complex_ends_the_text_with_one_error(tiny, monkeypatch):
