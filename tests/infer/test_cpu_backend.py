@@ -13,7 +13,7 @@ from shared_weights import SHARED, needs_shared
 
 from puna.errors import CheckpointError, MachineError, UsageError
 from puna.infer.backends.base import Chunk, pages_for
-from puna.infer.backends.cpu_backend import CpuBackend
+from puna.infer.backends.cpu_backend import CpuBackend, Kept
 from puna.infer.backends.numpy_backend import NumpyBackend
 from puna.model.sizes import ModelConfig
 from puna.weights.gguf_types import TYPES
@@ -112,6 +112,23 @@ MODELS = {
     },
     "Q6_K, Q3_K": {"dim": 256, "heads": 2, "hidden_dim": 512, "types": ["Q6_K", "Q3_K"]},
 }
+INT8 = ("mixed", "mixed, odd widths", "F16")  # of which a cache in int8 is tried too
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("shape", ["576", "GQA 5, heads of 6", "heads of 80", "two segments"])
+def test_a_cache_in_int8_errs_as_its_steps_say(shape, isa):
+    """A step is a 127th of a head's greatest value, twice that of activations."""
+    source, texts, _ = case(shape)
+    with_bf16, with_int8 = (
+        run_texts(CpuBackend(source, threads=2, mode="exact", isa=isa, kv=kv), texts, [1, 40, 600])
+        for kv in ("bf16", "int8")
+    )
+    for mine, theirs in zip(with_int8, with_bf16, strict=True):
+        error = np.sqrt(np.mean((mine - theirs) ** 2) / np.mean(theirs**2))
+        # Keys' errors and values', a layer; both runs differ in their activations' roundings too.
+        assert error < ERROR_FACTOR * 2 * ROUNDING * (2 * source.config.layers) ** 0.5
+    assert not np.array_equal(with_int8[0], with_bf16[0])
 
 
 @functools.lru_cache(maxsize=1)
@@ -124,24 +141,26 @@ def exact_case(model: str) -> tuple[MixedSource, list[np.ndarray]]:
     return mixed_source(config, **types), [random.integers(0, 97, n) for n in (550, 70, 1)]
 
 
-@functools.lru_cache(maxsize=2)
-def one_by_one(model: str, *, has_fma: bool) -> list[np.ndarray]:
+@functools.lru_cache(maxsize=4)
+def one_by_one(model: str, kv: Kept, *, has_fma: bool) -> list[np.ndarray]:
     """Logits of each text alone, an id a step, on one thread."""
     source, texts = exact_case(model)
     isa = "avx2" if has_fma else "portable"
-    backend = CpuBackend(source, threads=1, mode="exact", isa=isa)
+    backend = CpuBackend(source, threads=1, mode="exact", isa=isa, kv=kv)
     return [run_texts(backend, [ids], [1])[0] for ids in texts]
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
 @pytest.mark.parametrize("isa", isas())
-@pytest.mark.parametrize("model", MODELS)
-def test_exact_logits_are_the_same_bits_whatever_runs_beside_them(model, isa, chunks):
+@pytest.mark.parametrize(
+    ("model", "kv"), [*((model, "bf16") for model in MODELS), *((model, "int8") for model in INT8)]
+)
+def test_exact_logits_are_the_same_bits_whatever_runs_beside_them(model, kv, isa, chunks):
     """Chunks, other texts in the step, pages, threads; builds too: only the portable lacks fma."""
     source, texts = exact_case(model)
     sizes, threads = CHUNKS[chunks]
-    wanted = one_by_one(model, has_fma=isa != "portable")
-    backend = CpuBackend(source, threads=threads, mode="exact", isa=isa)
+    wanted = one_by_one(model, kv, has_fma=isa != "portable")
+    backend = CpuBackend(source, threads=threads, mode="exact", isa=isa, kv=kv)
     found = run_texts(backend, texts, sizes, seed=threads)
     assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
     alone = run_texts(backend, texts[1:2], sizes)

@@ -174,7 +174,8 @@ class Attention {
       ask_for_next(span, first + rows, head);
       attend_block<Value>(block, model_, layer_, head / group(), span.pages,
                           position(first + rows - 1) / PAGE + 1);
-      for (int64_t i = 0; i < rows; ++i) put_mixed(scratch.sums.of(i, width_.head), first + i, head);
+      for (int64_t i = 0; i < rows; ++i)
+        put_mixed(scratch.sums.of(i, width_.head), first + i, head);
     }
   }
 

@@ -31,8 +31,8 @@ inline Floats exp2_of(Floats x) {
   return scaled(power, whole);
 }
 
-// 2^x of finite x up to 0 with a relative error of 1e-4, for what is then rounded to bfloat16, whose
-// is 2e-3: degree 3, exact at 0, and 0 from -127 down.
+// 2^x of finite x up to 0 with a relative error of 1e-4, for what is then rounded to bfloat16,
+// whose is 2e-3: degree 3, exact at 0, and 0 from -127 down.
 inline Floats exp2_for_bf16(Floats x) {
   constexpr float FACTORS[] = {2.4221097e-1f, 6.9328293e-1f, 1.f};
   const Floats whole = rounded(x);
