@@ -192,6 +192,9 @@ def test_an_engine_of_parts_that_do_not_fit_is_refused(changes, message):
         engine(**changes)
 
 
+ALONE = {"logits": None, "likeliest": None, "targets": None, "log_probabilities": None}
+
+
 def step(**changes) -> bool:
     """A step of three rows, the last two wanted, in two pages."""
     one = engine()
@@ -238,6 +241,9 @@ def step(**changes) -> bool:
         ({"targets": None}, "go together"),
         ({"log_probabilities": np.zeros(1)}, "should be \\[wanted\\]"),
         ({"targets": np.array([0, 50])}, "a target is out of range"),
+        ({"hidden": np.zeros((2, 32), np.float32)}, "hidden is asked for alone"),
+        ({**ALONE, "hidden": np.zeros((2, 31), np.float32)}, "hidden should be"),
+        ({**ALONE, "hidden": np.zeros((3, 32), np.float32)}, "hidden should be"),
     ],
 )
 def test_a_step_that_does_not_fit_is_refused(changes, message):
