@@ -20,6 +20,9 @@ from puna.serve.settings import ServeSettings
 
 logger = logging.getLogger("puna.serve")
 
+# What a chat of thousands of messages has; more would keep the others waiting for its checks.
+_MOST_CONTAINERS = 50_000
+_MOST_FIELDS = 200
 _LONGEST_FOUND = 80  # characters of a wrong value in a message
 _SUBJECT = re.compile(r"^[A-Z]\w+ should")  # of Pydantic's sentences: Input, List, String
 
@@ -54,7 +57,7 @@ def parsed(content: bytes, most_depth: int) -> Any:
     """The value of a JSON body, without unsupported fields that are null.
 
     Raises ServeError for what is not JSON, for NaN and infinite numbers, for nesting beyond
-    `most_depth`, and for strings that are not Unicode.
+    `most_depth` or of too many parts, and for strings that are not Unicode.
     """
     try:
         value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
@@ -68,8 +71,10 @@ def parsed(content: bytes, most_depth: int) -> Any:
         message = f"the body should be JSON: {error!s:.200}"
         raise ServeError("invalid", message, code="invalid_json") from None
     if content.count(b"{") + content.count(b"[") > most_depth:
-        _require_depth(value, most_depth)
+        _require_shape(value, most_depth)
     if isinstance(value, dict):
+        if len(value) > _MOST_FIELDS:
+            raise ServeError("invalid", f"the body should have at most {_MOST_FIELDS} fields")
         for name in UNSUPPORTED.keys() & value.keys():
             if value[name] is None:
                 del value[name]
@@ -159,8 +164,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _require_depth(value: Any, most_depth: int) -> None:
-    level = [value]
+def _require_shape(value: Any, most_depth: int) -> None:
+    level, count = [value], 0
     for _ in range(most_depth + 1):
         level = [
             child
@@ -168,6 +173,10 @@ def _require_depth(value: Any, most_depth: int) -> None:
             for child in (node.values() if isinstance(node, dict) else node)
             if isinstance(child, dict | list)
         ]
+        count += len(level)
+        if count > _MOST_CONTAINERS:
+            message = f"the body should have at most {_MOST_CONTAINERS:,} lists and objects"
+            raise ServeError("invalid", message)
         if not level:
             return
     raise _too_deep(most_depth)

@@ -42,7 +42,7 @@ class DetokenizeRequest(Strict):
     """Token ids."""
 
     model: Name | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class TemplateRequest(Templated):

@@ -37,6 +37,8 @@ def refused(content: bytes, path: str = "/v1/completions") -> dict[str, Any]:
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b'{"prompt": ' + b"[" * 65 + b"]" * 65 + b"}",
+        b'{"prompt": [' + b"[]," * 60_000 + b"[]]}",
+        json.dumps({f"k{number}": 1 for number in range(300)}).encode(),
     ],
 )
 def test_what_is_no_request_is_refused(content: bytes):

@@ -33,7 +33,7 @@ UNSUPPORTED = {
 }
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -171,7 +171,7 @@ class ToolMessage(Strict):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class Function(Strict):
@@ -269,8 +269,8 @@ class ChatRequest(Sampling, Templated):
 
 Prompt = (
     str
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
-    | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+    | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
     | TokenIds
 )
 
