@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     name, reason = choose_backend(arguments.backend, batched=True)
     require_threads(arguments.threads, name)
     with console.stages("B") as progress:
-        backend = make_backend(name, source, arguments.threads, progress=progress)
+        backend = make_backend(name, source, arguments.threads, kv=arguments.kv, progress=progress)
     console.say(f"engine: {backend.name} ({reason})")
     probe = make_probe(name, arguments)
     results = []

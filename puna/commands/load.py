@@ -33,6 +33,7 @@ def load(
             batched=batched,
             tokenizer_path=arguments.tokenizer_path,
             settings=settings,
+            kv=arguments.kv,
             progress=progress,
         )
     console.say(engine.choice)

@@ -43,6 +43,12 @@ def add_model(
         help="what runs the model; auto says what it takes, and why; cpu-exact computes each row "
         "in one way whatever runs beside it, cpu-float rounds no activations",
     )
+    parser.add_argument(
+        "--kv",
+        choices=("bf16", "int8"),
+        default="bf16",
+        help="what cpu and cpu-exact keep keys and values in; int8 takes half the memory",
+    )
     add_tokenizer(parser)
 
 

@@ -107,7 +107,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def load_reference(arguments: argparse.Namespace, console: Console) -> Engine:
     """The engine of the model that is compared with."""
     is_same = arguments.kl_against == arguments.model
-    theirs = {"backend": arguments.kl_backend, "which": arguments.which if is_same else "latest"}
+    theirs = {
+        "backend": arguments.kl_backend,
+        "kv": "bf16",
+        "which": arguments.which if is_same else "latest",
+    }
     wanted = argparse.Namespace(**{**vars(arguments), **theirs})
     return load(arguments.kl_against, wanted, console, batched=True)
 

@@ -36,7 +36,7 @@ from puna.weights.open_model import load_tokenizer, open_model
 from puna.weights.source import ModelSource
 
 if TYPE_CHECKING:
-    from puna.infer.backends.cpu_backend import Mode
+    from puna.infer.backends.cpu_backend import Kept, Mode
     from puna.infer.grammar import Grammar, Grammars
 
 BackendName = Literal["auto", "cpu", "cpu-exact", "cpu-float", "numpy", "torch"]
@@ -319,12 +319,14 @@ def load_engine(
     batched: bool = False,
     tokenizer_path: Path | None = None,
     settings: EngineSettings | None = None,
+    kv: Kept = "bf16",
     progress: Progress = untold,
 ) -> Engine:
     """The engine of a model of any format, by folder, file or name.
 
     `batched` says that many rows will run at once, `which` chooses a run folder's checkpoint,
-    `progress` is told how far loading is. Raises CheckpointError when there is no whole model,
+    `kv` is what the C++ kernels keep keys and values in, `progress` is told how far loading is.
+    Raises CheckpointError when there is no whole model,
     TokenizerError when no tokenizer lies with it and no `tokenizer_path` is given, MachineError
     when memory does not suffice or `backend` is not to be had on this machine, ConfigError for
     another backend's name.
@@ -332,7 +334,7 @@ def load_engine(
     name, reason = choose_backend(backend, batched=batched)
     source = open_model(path, which=which)
     tokenizer = load_tokenizer(source, tokenizer_path)
-    running = make_backend(name, source, progress=progress)
+    running = make_backend(name, source, kv=kv, progress=progress)
     return Engine(
         config=source.config,
         tokenizer=tokenizer,
@@ -379,17 +381,22 @@ def make_backend(
     source: ModelSource,
     threads: int | None = None,
     *,
+    kv: Kept = "bf16",
     progress: Progress = untold,
 ) -> Backend:
     """The named backend with all of the model's weights read. Imports it.
 
-    `threads` are the C++ kernels', one for each core unless given. Raises MachineError when memory
-    does not suffice.
+    `threads` are the C++ kernels', one for each core unless given, and so is `kv`. Raises
+    MachineError when memory does not suffice, ConfigError for a cache that the backend has not.
     """
+    if kv != "bf16" and name not in ("cpu", "cpu-exact"):
+        raise ConfigError(
+            f"{name} keeps no cache in {kv}", hint="leave --kv out, or ask for --backend cpu"
+        )
     if name in MODES:
         from puna.infer.backends.cpu_backend import CpuBackend
 
-        return CpuBackend(source, mode=MODES[name], threads=threads, progress=progress)
+        return CpuBackend(source, mode=MODES[name], threads=threads, kv=kv, progress=progress)
     what = f"{source.path}, its weights in float32,"
     hardware.require_memory(needs(source.config).weight_bytes, what)
     # Copied where they lie in a mapped file: torch wants arrays that may be written to.
