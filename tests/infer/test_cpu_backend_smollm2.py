@@ -21,7 +21,7 @@ pytestmark = [needs_kernels, pytest.mark.slow]
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "benchmarks" / "wikitext2" / "wiki.test.raw.gz"
 WINDOWS, LENGTH = 4, 500
-# Nats a token, measured on these 2,000: 1.1e-11 in float32 and 8.3e-4 with activations of 9 bits; of
+# Nats a token, measured on these 2,000: 1.1e-11 in float32, 8.3e-4 with activations of 9 bits; of
 # 8 bits, 3.2e-3 (llama.cpp: 2.9e-3). Tiles of bfloat16: 2.2e-4.
 LARGEST_KL = {"float": 1e-6, "exact": 1e-3, "fast": 1e-3}
 # Where fast and exact prefer other tokens, the two likeliest were up to 0.39 apart.
