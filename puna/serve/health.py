@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 import puna
+from puna.serve.openai.responses import ERRORS
 from puna.serve.openai.streaming import json_bytes
 
-router = APIRouter(tags=["server"])
+PUBLIC = {403: ERRORS[403]}  # how a route fails that needs no key
 
 
 class Health(BaseModel):
@@ -39,8 +40,12 @@ class Version(BaseModel):
     version: str
 
 
+router = APIRouter(tags=["server"])
+_HEALTH = {**PUBLIC, 503: {"model": Unhealthy, "description": "No model answers"}}
+
+
 @router.head("/health", include_in_schema=False)
-@router.get("/health", response_model=Health, responses={503: {"model": Unhealthy}})
+@router.get("/health", response_model=Health, responses=_HEALTH)
 async def health(request: Request) -> Any:
     """Whether requests would be answered: 503 while the first model loads, or if all failed."""
     pool = request.app.state.pool
@@ -57,7 +62,7 @@ async def health(request: Request) -> Any:
     )
 
 
-@router.get("/version", response_model=Version)
+@router.get("/version", response_model=Version, responses=PUBLIC)
 async def version() -> Any:
     """Of the server."""
     return {"version": puna.__version__}

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from puna.serve.clients import Pool, State
 from puna.serve.engine_client import EngineClient, Piece, Started
+from puna.serve.openai.responses import ONLY_READS
 
 logger = logging.getLogger("puna.serve")
 router = APIRouter(tags=["server"])
@@ -267,7 +268,7 @@ class _Engines(Collector):
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={**ONLY_READS, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
     """Counts for Prometheus."""

@@ -126,6 +126,28 @@ def test_who_asks_first_is_refused_without_a_continue(url: str):
     assert status(answer) == 413
 
 
+def test_an_upgrade_is_refused_in_words(url: str):
+    """As Java's client asks for on its own; with it the parser takes no body."""
+    answer = answered(
+        url, chat().replace(b"\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", 1)
+    )
+    assert status(answer) == 400
+    assert b"(Upgrade)" in answer
+
+
+def test_large_bodies_on_their_way_are_few(url: str):
+    waiting = [connected(url) for _ in range(18)]
+    try:
+        for connection in waiting:
+            connection.sendall(head(Content_Length=20_000) + b" " * 19_000)
+        answers = [read_to_end(connection) for connection in waiting]
+    finally:
+        for connection in waiting:
+            connection.close()
+    assert {status(answer) for answer in answers} == {408, 429}
+    assert b'"code": "queue_full"' in b"".join(answers)
+
+
 def test_a_chunked_body_is_cut_off_at_the_bound(url: str):
     part = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     with closing(connected(url)) as connection:

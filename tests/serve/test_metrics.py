@@ -4,11 +4,14 @@ import asyncio
 import time
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.fake_pool import FakeClient, FakePool
 from serve.live_server import client_of, serving
+from serve.puna_serve import puna_serve
 from serve.raw_http import answered, chat, connected, head
+from shared_weights import SHARED, needs_shared
 from starlette.testclient import TestClient
 
 from puna.serve.errors import ServeError
@@ -196,3 +199,26 @@ def test_two_servers_of_a_process_count_apart():
     one.post(CHAT, json={"messages": MESSAGES})
     assert "puna:generation_tokens_total fake" in samples(one)
     assert "puna:generation_tokens_total fake" not in samples(other)
+
+
+@needs_shared
+def test_a_real_engine_is_counted_as_it_says():
+    stories = SHARED / "stories260K" / "stories260K.gguf"
+    body = {"prompt": "Once upon a time", "max_tokens": 20, "temperature": 0}
+    with puna_serve(stories, "--backend", "numpy") as url:
+        for _ in range(2):
+            usage = httpx.post(f"{url}/v1/completions", json=body).json()["usage"]
+        found = parsed(httpx.get(f"{url}/metrics").text)
+    model = "stories260K"
+    assert found[f"puna:prompt_tokens_total {model}"] == 2 * usage["prompt_tokens"]
+    assert found[f"puna:generation_tokens_total {model}"] == 40
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert found[f"puna:prefix_cache_hits_total {model}"] == cached
+    assert found[f"puna:inter_token_latency_seconds_count {model}"] == 38
+    assert found[f"puna:num_requests_running {model}"] == 0
+    assert 0 <= found[f"puna:kv_cache_usage_perc {model}"] < 1
+    assert found[f"puna:model_loads_total {model}"] == 1
+    assert found[f"puna:engine_steps_total {model}"] >= 20
+    assert found[f"puna:model_memory_bytes {model}"] > 10**6
+    decode = found[f"puna:request_decode_time_seconds_sum {model}"]
+    assert 0 < decode <= found[f"puna:e2e_request_latency_seconds_sum {model}"]

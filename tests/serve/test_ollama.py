@@ -11,6 +11,7 @@ from serve.live_server import client_of
 from starlette.testclient import TestClient
 
 from puna.serve.errors import ServeError
+from puna.serve.ollama.responses import ChatLine, Embedded, GenerateLine, OneEmbedded
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {
@@ -22,6 +23,7 @@ TOOL = {
     },
 }
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>'
+LINES = {"/api/generate": GenerateLine, "/api/chat": ChatLine}  # as the document says
 COUNTS = ("prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
 
 
@@ -31,6 +33,7 @@ def generated(pool: FakePool, path: str = "/api/generate", **body: Any) -> list[
     assert answer.status_code == 200, answer.text
     lines = [json.loads(line) for line in answer.text.splitlines()]
     for line in lines:
+        LINES[path].model_validate(line)
         assert line["model"] == "fake"
         assert datetime.fromisoformat(line["created_at"]).tzinfo is not None
     return lines
@@ -361,6 +364,8 @@ def test_embed_gives_vectors_of_length_1_and_embeddings_the_models_own():
     assert one["embeddings"] == answer["embeddings"][:1]
     old = client.post("/api/embeddings", json={"model": "fake", "prompt": "ab"}).json()
     assert old == {"embedding": [2.0, 0.5]}
+    assert Embedded.model_validate(answer)
+    assert OneEmbedded.model_validate(old)
 
 
 def test_embed_cuts_only_when_it_is_asked_to():

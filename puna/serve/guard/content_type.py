@@ -20,6 +20,12 @@ def require_json(scope: Scope) -> None:
     """Raises ServeError (media) for a request that acts and does not say it is plain JSON."""
     if scope["method"] in _WITHOUT_BODY:
         return
+    if header_values(scope, b"upgrade"):  # its body is taken for the other protocol's first words
+        raise ServeError(
+            "invalid",
+            "a request with a body cannot ask for another protocol (Upgrade)",
+            hint="HTTP/1.1; in Java, HttpClient.Version.HTTP_1_1",
+        )
     packed = header_values(scope, b"content-encoding")
     if any(one.strip().lower() not in ("", "identity") for one in packed):
         message = f"a compressed body ({packed[0][:40]}) is not read"

@@ -27,7 +27,7 @@ _NEVER = "9999-12-31T00:00:00Z"  # no time unloads a model, only want of memory 
 _UNKNOWN: dict[str, Any] = {"path": "", "weight_bytes": 0, "parameters": 0, "file_type": ""}
 
 
-@router.get("/api/version", response_model=OllamaVersion, tags=["Ollama"])
+@router.get("/api/version", response_model=OllamaVersion, responses={403: ERRORS[403]})
 async def version() -> Any:
     """Of Puna, not of Ollama."""
     return {"version": puna.__version__}
