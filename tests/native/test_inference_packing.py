@@ -55,7 +55,7 @@ def logits_of(isa: str, embedding: PackedMatrix, output: PackedMatrix, norm: flo
         isa,
         2,
         FLOAT_MODE,
-        {**sizes, "vocabulary": vocabulary, "norm_epsilon": 0.0},
+        {**sizes, "vocabulary": vocabulary, "norm_epsilon": 0.0, "kept_bytes": 4},
         [matrix.arguments() for matrix in (*layer, embedding, output)],
         [padded(ones), padded(ones), padded(norm * ones)],
     )
