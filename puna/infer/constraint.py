@@ -29,7 +29,8 @@ class Constraint:
     regular expression, in the syntax of Rust's regex without look-around, that matches the whole
     text; a grammar in llguidance's dialect of Lark, or in llama.cpp's GBNF (with `::=`). JSON may
     hold a space or a line feed with indentation where whitespace is allowed, no more; a schema's
-    whole numbers beyond 2^53 are read as float64.
+    whole numbers beyond 2^53 are read as float64. After a prompt without text SentencePiece's kind
+    of tokenizer takes a space off the beginning, here too.
 
     Raises ConfigError for another kind, a source that is too long, and a schema that is no JSON
     object or too deep; what the library thinks of it is known when it is compiled (Engine.grammar).
