@@ -42,7 +42,9 @@ async def engine_of(model: Path, options: EngineOptions = OPTIONS):
 def with_patch(monkeypatch, code: str) -> None:
     """Have engine processes run this first."""
     monkeypatch.setattr(
-        engine_client, "COMMAND", engine_client.COMMAND.replace("from puna", f"{code}; from puna", 1)
+        engine_client,
+        "COMMAND",
+        engine_client.COMMAND.replace("from puna", f"{code}; from puna", 1),
     )
 
 
