@@ -403,7 +403,7 @@ def versions() -> dict[str, str | None]:
     from importlib import metadata  # 20 ms
 
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("puna", "numpy", "sentencepiece", "safetensors", "zstandard", "torch",
+    for package in ("puna", "numpy", "sentencepiece", "safetensors", "tokenizers", "torch",
                     "pyarrow", "tensorboard"):  # fmt: skip
         try:
             found[package] = metadata.version(package)

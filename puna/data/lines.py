@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import zstandard
-
 from puna.errors import DataError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd  # the same, for the Pythons before
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 LONGEST_LINE_BYTES = 256 << 20
@@ -18,7 +22,10 @@ LONGEST_LINE_BYTES = 256 << 20
 _READ_BYTES = 1 << 20
 # A hostile zstd frame grows 32,768-fold, so that 8 KiB of it become 256 MiB at most.
 _ZSTD_READ_BYTES = 8 << 10
-_ZSTD_LEVEL = 3
+_ZSTD_OPTIONS: dict[int, int] = {
+    zstd.CompressionParameter.compression_level: 3,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
 
 
 def is_lines_file(name: str) -> bool:
@@ -37,7 +44,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
         for line in _split(_chunks(file, name)):
             yield line
             complete += 1
-    except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+    except (EOFError, zlib.error, zstd.ZstdError, OSError) as error:
         raise DataError(
             f"{name} is damaged or cut short after line {complete}: {error}",
             hint="fetch or write it again",
@@ -61,13 +68,12 @@ def open_writer(path: Path) -> LineFile:
         raise DataError(
             f"documents are kept in {', '.join(SUFFIXES)} files, got the name {path.name}"
         )
-    raw = path.open("wb")
-    if path.name.lower().endswith(".gz"):
-        return _OwningGzip(raw)
     if path.name.lower().endswith(".zst"):
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
-        return compressor.stream_writer(raw, closefd=True)
-    return raw
+        packed = zstd.ZstdFile(path, "wb", options=_ZSTD_OPTIONS)
+        packed.write(b"")  # so that a file of no lines has its frame, too
+        return packed
+    raw = path.open("wb")
+    return _OwningGzip(raw) if path.name.lower().endswith(".gz") else raw
 
 
 class _OwningGzip(gzip.GzipFile):
@@ -99,13 +105,13 @@ def _chunks(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Every frame's bytes. The library's own stream reader takes a cut file for a whole one."""
-    frame = zstandard.ZstdDecompressor().decompressobj()
+    """Every frame's bytes; a reader of whole files would hold what a hostile frame grows to."""
+    frame = zstd.ZstdDecompressor()
     is_inside = True
     while data := file.read(_ZSTD_READ_BYTES):
         while data:
             if not is_inside:
-                frame = zstandard.ZstdDecompressor().decompressobj()
+                frame = zstd.ZstdDecompressor()
                 is_inside = True
             yield frame.decompress(data)
             data = b""
