@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 import puna
+from puna.serve.clients import Pool
+from puna.serve.errors import ServeError
 from puna.serve.openai.responses import ERRORS
 from puna.serve.openai.streaming import json_bytes
 
-PUBLIC = {403: ERRORS[403]}  # how a route fails that needs no key
+PUBLIC: dict[int | str, dict[str, Any]] = {403: ERRORS[403]}  # how a route fails that needs no key
 
 
 class Health(BaseModel):
@@ -41,17 +45,26 @@ class Version(BaseModel):
 
 
 router = APIRouter(tags=["server"])
-_HEALTH = {**PUBLIC, 503: {"model": Unhealthy, "description": "No model answers"}}
+_HEALTH: dict[int | str, dict[str, Any]] = {
+    **PUBLIC,
+    503: {"model": Unhealthy, "description": "No model answers"},
+}
 
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=Health, responses=_HEALTH)
 async def health(request: Request) -> Any:
-    """Whether requests would be answered: 503 while the first model loads, or if all failed."""
-    pool = request.app.state.pool
-    states = {pool.state(name) for name in pool.names()}
+    """Whether requests would be answered: 503 while the first model loads, or if all failed.
+
+    Where all failed it has one loaded again: who sends requests only to servers that are well
+    would never send the one that does.
+    """
+    state = request.app.state
+    states = {state.pool.state(name) for name in state.pool.names()}
     if states & {"ready", "unloaded"}:
         return {"status": "ok"}
+    if "loading" not in states:
+        state.waking = asyncio.ensure_future(_load(state.pool))  # kept, or it might be collected
     message = "Loading model" if "loading" in states else "No model could be loaded"
     error = {"code": 503, "message": message, "type": "unavailable_error"}
     return Response(
@@ -60,6 +73,12 @@ async def health(request: Request) -> Any:
         headers={"Retry-After": "2"},
         media_type="application/json",
     )
+
+
+async def _load(pool: Pool) -> None:
+    with contextlib.suppress(ServeError):  # the pool logs it, and rests after three times
+        async with pool.use(pool.names()[0]):
+            pass
 
 
 @router.get("/version", response_model=Version, responses=PUBLIC)

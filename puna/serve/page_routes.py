@@ -82,7 +82,7 @@ async def static(name: str, request: Request) -> Response:
 @router.get("/runs", response_model=RunList, responses=ONLY_READS, tags=["runs"])
 def list_runs(request: Request) -> Any:
     """The training runs that the server was told of; none without `--runs`."""
-    cards = []
+    cards: list[dict[str, Any]] = []
     for name, path in _runs(request.app.state.settings.runs):
         status = path.stat()
         cards.append({"name": name, "updated": status.st_mtime, "bytes": status.st_size})

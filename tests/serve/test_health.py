@@ -1,6 +1,7 @@
 """/health and /version: what a load balancer and a person ask first."""
 
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 from serve.fake_pool import FakeClient, FakePool
@@ -41,6 +42,25 @@ def test_loading_is_said_as_llama_cpp_says_it():
     answer = client_of(pool).get("/health")
     assert answer.json() == LOADING
     assert answer.headers["Retry-After"] == "2"
+
+
+class FailedPool(FakePool):
+    """A pool whose model is loaded again when it is asked for."""
+
+    @asynccontextmanager
+    async def use(self, name: str):
+        self.states[name] = "ready"
+        async with super().use(name) as client:
+            yield client
+
+
+def test_a_failed_model_is_tried_again_without_a_request():
+    pool = FailedPool()
+    pool.states["fake"] = "failed"
+    with serving(pool) as url:
+        asked = head("/health", "GET", Connection="close")
+        assert b"503 Service Unavailable" in answered(url, asked)
+        assert answered(url, asked).endswith(b'{"status":"ok"}')
 
 
 def test_health_is_asked_by_head_too():
