@@ -96,7 +96,7 @@ class Weights {
     norm_.assign(padded(dim), 0.f);
     for (int64_t i = 0; i < dim; ++i) norm_[i] = 1.f + static_cast<float>(i % 3) / 4;
     model = {dim, shape.hidden, shape.heads, shape.kv_heads, head_dim, shape.vocabulary, 0, 1e-5f,
-             EXACT, matrix(shape.vocabulary, dim), matrix(shape.vocabulary, dim), norm_.data(),
+             EXACT, 2, matrix(shape.vocabulary, dim), matrix(shape.vocabulary, dim), norm_.data(),
              nullptr, nullptr, 0};
     for (int i = 0; i < 2; ++i)
       layers.push_back({norm_.data(), norm_.data(), matrix(dim, dim), matrix(keys, dim),
@@ -214,16 +214,18 @@ uint64_t checksum(const Texts& texts) {
   return found;
 }
 
-void check(const InferenceKernels& kernels, Weights& weights, Mode mode) {
+void check(const InferenceKernels& kernels, Weights& weights, Mode mode, int64_t kept_bytes) {
   static const char* const NAMES[] = {"exact", "fast", "float"};
   weights.model.mode = mode;
+  weights.model.kept_bytes = kept_bytes;
   Engine alone(kernels, weights.model, weights.layers, 1);
   Engine three(kernels, weights.model, weights.layers, 3);
   const Texts texts(alone, 7, 1);
   const double threads = largest_difference(texts, Texts(three, 7, 1));
   const double spans = largest_difference(texts, Texts(three, 100, 33));
-  printf("%s, dim %d: %016llx, first logits %.3f %.3f %.3f\n", NAMES[mode],
-         static_cast<int>(weights.model.dim), static_cast<unsigned long long>(checksum(texts)),
+  printf("%s, kept in %d, dim %d: %016llx, first logits %.3f %.3f %.3f\n", NAMES[mode],
+         static_cast<int>(kept_bytes), static_cast<int>(weights.model.dim),
+         static_cast<unsigned long long>(checksum(texts)),
          texts.logits[0][0], texts.logits[0][1], texts.logits[0][2]);
   if (threads != 0) ++failures, printf("  threads change logits by %g\n", threads);
   if (mode == EXACT && spans != 0) ++failures, printf("  spans change logits by %g\n", spans);
@@ -243,7 +245,9 @@ int main(int count, char** arguments) {
     random_state = 1;
     for (const Shape& shape : SHAPES) {
       Weights weights(shape);
-      for (const Mode mode : {EXACT, FAST, WHOLE}) check(*kernels, weights, mode);
+      for (const Mode mode : {EXACT, FAST})
+        for (const int64_t kept_bytes : {1, 2}) check(*kernels, weights, mode, kept_bytes);
+      check(*kernels, weights, WHOLE, 4);
     }
     BandwidthProbe probe(*kernels, 3, 1 << 20);
     if (!(probe.measure() > 0)) ++failures, printf("no bandwidth\n");

@@ -387,10 +387,10 @@ def make_backend(
     """The named backend with all of the model's weights read. Imports it.
 
     `threads` are the C++ kernels', one for each core unless given, and so is `kv`. Raises
-    MachineError when memory does not suffice, ConfigError for a cache that the backend has not.
+    MachineError when memory does not suffice, UsageError for a cache that the backend has not.
     """
     if kv != "bf16" and name not in ("cpu", "cpu-exact"):
-        raise ConfigError(
+        raise UsageError(
             f"{name} keeps no cache in {kv}", hint="leave --kv out, or ask for --backend cpu"
         )
     if name in MODES:

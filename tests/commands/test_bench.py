@@ -73,6 +73,10 @@ def test_without_a_probe_there_is_no_roofline(tiny_run, capsys, monkeypatch):
 def test_the_kernels_run_on_as_many_threads_as_asked(tiny_run, capsys):
     assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "cpu-exact", "-t", "1"]) == 0
     assert "threads: 1, exact" in capsys.readouterr().out
+    assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "cpu", "--kv", "int8"]) == 0
+    assert "fast, int8 cache" in capsys.readouterr().out
+    assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "numpy", "--kv", "int8"]) == 2
+    assert "numpy keeps no cache in int8" in capsys.readouterr().err
     assert cli.main(["bench", str(tiny_run), *LITTLE, "--backend", "cpu", "-t", "0"]) == 2
     assert "--threads must be at least 1, got 0" in capsys.readouterr().err
 

@@ -131,10 +131,13 @@ class Attention {
     for (int64_t row = span.first_row; row < span.first_row + span.rows; ++row) {
       const int64_t last = smaller_of(first + SEGMENT_PAGES, position(row) / PAGE + 1);
       if (first >= last) continue;
-      int64_t head = kv_head * group();
-      const int64_t end = head + group();
-      for (; head + 4 <= end; head += 4) attend_heads<4>(span, row, head, segment, last);
-      for (; head < end; ++head) attend_heads<1>(span, row, head, segment, last);
+      const int64_t end = (kv_head + 1) * group();
+      for (int64_t head = end - group(); head < end; head += 4) {
+        if (end - head >= 4) attend_heads<4>(span, row, head, segment, last);
+        if (end - head == 3) attend_heads<3>(span, row, head, segment, last);
+        if (end - head == 2) attend_heads<2>(span, row, head, segment, last);
+        if (end - head == 1) attend_heads<1>(span, row, head, segment, last);
+      }
     }
   }
 
