@@ -126,13 +126,35 @@ def test_who_asks_first_is_refused_without_a_continue(url: str):
     assert status(answer) == 413
 
 
-def test_an_upgrade_is_refused_in_words(url: str):
-    """As Java's client asks for on its own; with it the parser takes no body."""
-    answer = answered(
-        url, chat().replace(b"\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", 1)
-    )
+UPGRADE = b"\r\nConnection: Upgrade, close\r\nuPgrade: h2c\r\n"  # Java's client, by itself
+
+
+def test_an_upgrade_is_left_unheard(url: str):
+    answer = answered(url, chat().replace(b"\r\n", UPGRADE, 1))
+    assert status(answer) == 200
+
+
+def test_an_upgrade_in_pieces_is_refused_in_words(url: str):
+    begin, rest = chat().replace(b"\r\n", UPGRADE, 1).split(b": h2c", 1)
+    with closing(connected(url)) as connection:
+        connection.sendall(begin)
+        time.sleep(0.1)
+        connection.sendall(b": h2c" + rest)
+        answer = read_to_end(connection)
     assert status(answer) == 400
     assert b"(Upgrade)" in answer
+
+
+@pytest.mark.parametrize("pause_seconds", [0, 0.1])
+def test_a_body_with_a_line_like_it_keeps_its_length(url: str, pause_seconds: float):
+    body = b'{"content":"x"' + b"\r\nUpgrade: h2c\r\n\r\n" * 3 + b"}"
+    with closing(connected(url)) as connection:
+        connection.sendall(head("/tokenize", Content_Length=len(body), Connection="close"))
+        time.sleep(pause_seconds)
+        connection.sendall(body)
+        answer = read_to_end(connection)
+    assert status(answer) == 400  # 408 would mean that bytes are missing
+    assert b"should be JSON" in answer
 
 
 def test_large_bodies_on_their_way_are_few(url: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,6 +15,9 @@ from puna.serve.settings import RequestLimits
 # noticed; the system's own choice grows to 4 MB a connection.
 _SEND_BUFFER_BYTES = 128 << 10
 _LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not count
+# HTTP/2 or WebSocket in its place, which Java's client asks for by itself; a server may leave that
+# unheard, but the parser would take the request's body for the other protocol's first words.
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 _TOO_LARGE = json.dumps({"error": {"message": "the head of the request is too large", "code": 431}})
 _HEAD_TOO_LARGE = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
@@ -33,6 +37,7 @@ class GuardedConnection(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _unread_bytes = 0
+    _is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -41,6 +46,9 @@ class GuardedConnection(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_in_body:
+            start, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"", start) + end + rest
         super().data_received(data)
         if self._head_timer is None or self.transport.is_closing():
             return
@@ -55,7 +63,12 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_head_timer()
+        self._is_in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()

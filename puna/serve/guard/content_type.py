@@ -20,7 +20,9 @@ def require_json(scope: Scope) -> None:
     """Raises ServeError (media) for a request that acts and does not say it is plain JSON."""
     if scope["method"] in _WITHOUT_BODY:
         return
-    if header_values(scope, b"upgrade"):  # its body is taken for the other protocol's first words
+    if header_values(
+        scope, b"upgrade"
+    ):  # not in one piece, or the connection would have left it out
         raise ServeError(
             "invalid",
             "a request with a body cannot ask for another protocol (Upgrade)",
