@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from puna.console import Console
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
+    from puna.serve.server import Event
     from puna.serve.settings import ServeSettings
 
 _SUFFIXES = (".gguf", ".bin", ".safetensors", ".pth")
@@ -60,13 +62,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         logging.getLogger(name).addHandler(handler)
     from puna.serve.server import serve
 
-    def announce(event: str, text: str) -> None:
+    def announce(event: Event) -> None:
         if console.json_output:
-            console.result({"event": event, "text": text, "models": list(settings.models)}, "")
-        elif event == "listening":
-            console.say(_how_to_try(text, settings))
+            console.result(event, "")
         else:
-            console.say(text)
+            console.say(told(event, settings))
 
     return 0 if serve(settings, announce) else 1
 
@@ -137,17 +137,25 @@ def _own_name(model: str) -> str:
     return Path(name).stem if name.lower().endswith(_SUFFIXES) else name
 
 
-def _how_to_try(url: str, settings: ServeSettings) -> str:
+def told(event: Event, settings: ServeSettings) -> str:
+    """An event of the server in words, with what to try."""
+    if event["event"] == "ready":
+        seconds, context = event["load_seconds"], event["context_tokens"]
+        text = f"{event['model']}: {event['backend']}; {context:,} tokens of context"
+        if not event["has_chat_template"]:
+            text += "; a base model, for /v1/completions"
+        return f"{text}; loaded in {seconds:.1f} s"
+    url, names = event["url"], event["models"]
     key = " -H 'Authorization: Bearer KEY'" if settings.api_keys else ""
-    name = next(iter(settings.models))
-    lines = [
-        f"serving {', '.join(settings.models)} at {url}, the page for people",
-        f"  OpenAI's clients: base_url {url}/v1, model {name}",
-        f"  curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\",
-        '    -d \'{"messages": [{"role": "user", "content": "Hello"}]}\'',
-        "Ctrl-C ends it",
-    ]
-    return "\n".join(lines)
+    asked = json.dumps({"model": names[0], "prompt": "The llama is"})
+    return "\n".join(
+        [
+            f"serving {', '.join(names)} at {url}, the page for people",
+            f"  OpenAI's clients: base_url {url}/v1, model {names[0]}",
+            f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{asked}'",
+            "Ctrl-C ends it",
+        ]
+    )
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:

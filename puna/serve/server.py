@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,7 +19,8 @@ from puna.serve.guard.connection import connection_class
 from puna.serve.model_pool import ModelPool
 from puna.serve.settings import ServeSettings
 
-Announce = Callable[[str, str], None]
+Event = dict[str, Any]
+Announce = Callable[[Event], None]
 
 _KEEP_ALIVE_SECONDS = 75  # longer than a proxy's 60, so that the proxy is who ends a connection
 _BACKLOG = 2048
@@ -27,10 +29,10 @@ _BACKLOG = 2048
 def serve(settings: ServeSettings, announce: Announce) -> bool:
     """Serve until SIGINT or SIGTERM; what is under way then has `drain_seconds` to end.
 
-    `announce` is called with an event and a text: "listening" with the URL, "ready" with what the
-    only model says of itself. Returns False where one model is served and cannot be loaded, which
-    the log explains. Raises MachineError for an address that cannot be had, ConfigError for files
-    of TLS that cannot be used.
+    `announce` is called with {"event": "listening", "url", "models"}, and where one model is served
+    with {"event": "ready", "model", ...} and some of what it says of itself. Returns False where
+    that one cannot be loaded, which the log explains. Raises MachineError for an address that
+    cannot be had, ConfigError for files of TLS that cannot be used.
     """
     with listening_socket(settings.host, settings.port) as listening:
         return asyncio.run(_serve(settings, listening, announce))
@@ -103,7 +105,8 @@ async def _serve(settings: ServeSettings, listening: socket.socket, announce: An
     )
     pool = ModelPool(settings.models, options, budget_bytes=settings.memory_budget_bytes)
     server = server_of(build_app(settings, pool), settings)
-    announce("listening", _url(settings, listening))
+    names = list(settings.models)
+    announce({"event": "listening", "url": _url(settings, listening), "models": names})
     loading = asyncio.ensure_future(_load_only_model(pool, server, announce))
     try:
         await server.serve([listening])
@@ -125,9 +128,8 @@ async def _load_only_model(pool: ModelPool, server: Server, announce: Announce) 
     except ServeError:  # the pool has logged it
         server.should_exit = True
         return False
-    context = f"{about['context_tokens']:,} tokens of context"
-    seconds = about["load_seconds"]
-    announce("ready", f"{name}: {about['backend']}; {context}; loaded in {seconds:.1f} s")
+    told = ("backend", "context_tokens", "has_chat_template", "load_seconds")
+    announce({"event": "ready", "model": name, **{key: about[key] for key in told}})
     return True
 
 

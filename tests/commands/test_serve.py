@@ -94,18 +94,25 @@ def test_settings_that_do_not_fit_are_refused(words: list[str]):
 def test_it_says_how_to_try_it_and_warns_where_anyone_may_come(
     monkeypatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(
-        server, "serve", lambda _settings, announce: announce("listening", "http://box:1") or True
-    )
+    listening = {"event": "listening", "url": "http://box:1", "models": ["m"]}
+    monkeypatch.setattr(server, "serve", lambda _settings, announce: announce(listening) or True)
     assert serve.run(arguments("m", "--host", "0.0.0.0"), Console()) == 0
     printed = capsys.readouterr()
     assert "warning: anyone who reaches 0.0.0.0 may use the models" in printed.err
     assert "base_url http://box:1/v1, model m" in printed.err
-    assert "curl http://box:1/v1/chat/completions -H 'Content-Type" in printed.err
+    assert "curl http://box:1/v1/completions -H 'Content-Type" in printed.err
     assert printed.out == ""
     assert serve.run(arguments("m", "--api-key", "k"), Console(json_output=True)) == 0
-    event = {"event": "listening", "text": "http://box:1", "models": ["m"]}
-    assert json.loads(capsys.readouterr().out) == event
+    assert json.loads(capsys.readouterr().out) == listening
+
+
+def test_a_base_model_is_said_to_be_one():
+    about = {"backend": "C++", "context_tokens": 2048, "load_seconds": 0.25}
+    event = {"event": "ready", "model": "m", "has_chat_template": False, **about}
+    settings = ServeSettings(models={"m": "m"})
+    assert serve.told(event, settings) == (
+        "m: C++; 2,048 tokens of context; a base model, for /v1/completions; loaded in 0.2 s"
+    )
 
 
 def failed(*words: str) -> str:

@@ -25,7 +25,7 @@ def puna_serve(*words: object) -> Iterator[str]:
             assert listening["event"] == "listening"
             if len(listening["models"]) == 1:
                 assert json.loads(process.stdout.readline())["event"] == "ready"
-            yield listening["text"]
+            yield listening["url"]
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(END_SECONDS)
