@@ -134,12 +134,15 @@ def test_an_upgrade_is_left_unheard(url: str):
     assert status(answer) == 200
 
 
-def test_an_upgrade_in_pieces_is_refused_in_words(url: str):
-    begin, rest = chat().replace(b"\r\n", UPGRADE, 1).split(b": h2c", 1)
+@pytest.mark.parametrize("cut", [b"uP", b"uPgrade", b"uPgrade: h", b"uPgrade: h2c"])
+def test_an_upgrade_in_pieces_is_refused_in_words(url: str, cut: bytes):
+    """And the rest of its line does not become another header's."""
+    request = chat().replace(b"\r\n", UPGRADE, 1)
+    at = request.index(cut) + len(cut)
     with closing(connected(url)) as connection:
-        connection.sendall(begin)
+        connection.sendall(request[:at])
         time.sleep(0.1)
-        connection.sendall(b": h2c" + rest)
+        connection.sendall(request[at:])
         answer = read_to_end(connection)
     assert status(answer) == 400
     assert b"(Upgrade)" in answer

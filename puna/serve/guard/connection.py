@@ -48,7 +48,8 @@ class GuardedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._is_in_body:
             start, end, rest = data.partition(b"\r\n\r\n")
-            data = _UPGRADE.sub(b"", start) + end + rest
+            if end:  # or its last line may go on in the next piece, as another header's
+                data = _UPGRADE.sub(b"", start) + end + rest
         super().data_received(data)
         if self._head_timer is None or self.transport.is_closing():
             return
