@@ -70,6 +70,12 @@ def test_the_recipes_come_along(installed: Path, tmp_path: Path):
     assert found.read_bytes() == (ROOT / "recipes" / "demo.toml").read_bytes()
 
 
+def test_the_page_comes_along(installed: Path, tmp_path: Path):
+    code = "import puna.serve.page_routes as p; print(*sorted(p._files()))"
+    found = run(installed / "python", "-c", code, cwd=tmp_path).split()
+    assert found == sorted(path.name for path in (ROOT / "puna" / "serve" / "page").iterdir())
+
+
 def test_the_base_install_is_small(installed: Path):
     folder = next((installed.parent / "lib").glob("python*/site-packages"))
     ours = [
