@@ -54,7 +54,13 @@ export class Chart {
       const label = tick >= 10_000 ? `${tick / 1000}k` : String(tick);
       parts.push(drawn("text", { class: "x", x: this.x(tick), y: height - 4 }, label));
     }
-    for (const curve of this.curves) parts.push(...this.curve(curve, low, high));
+    const window = { x: margin.left, y: margin.top, width: inner, height: tall };
+    const viewBox = Object.values(window).join(" ");
+    const lines = this.curves.filter((curve) => curve.kind !== "dots");
+    parts.push(drawn("svg", { ...window, viewBox }, ...lines.map((curve) => this.line(curve))));
+    for (const curve of this.curves.filter((one) => one.kind === "dots")) {
+      parts.push(...this.dots(curve, high));
+    }
     this.cross = drawn("line", { class: "cross", y1: margin.top, y2: height - margin.bottom });
     this.cross.style.visibility = "hidden";
     const picture = { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" };
@@ -73,23 +79,23 @@ export class Chart {
     return [ticks[0], ticks.at(-1), ticks];
   }
 
-  curve({ x, y, kind, tone }, low, high) {
-    const within = (value) => Math.min(Math.max(value, low), high);
-    if (kind === "dots") {
-      return x.map((step, index) => drawn("circle", {
-        class: `dot tone-${tone}`, cx: this.x(step), cy: this.y(within(y[index])), r: 3,
-      }));
-    }
+  dots({ x, y, tone }, high) {
+    return x.map((step, index) => drawn("circle", {
+      class: `dot tone-${tone}`, cx: this.x(step), cy: this.y(Math.min(y[index], high)), r: 3,
+    }));
+  }
+
+  line({ x, y, kind, tone }) {
     let path = "";
     let isDrawing = false;
     x.forEach((step, index) => {
       if (y[index] !== null) {
-        const place = `${this.x(step).toFixed(1)} ${this.y(within(y[index])).toFixed(1)}`;
+        const place = `${this.x(step).toFixed(1)} ${this.y(y[index]).toFixed(1)}`;
         path += `${isDrawing ? "L" : "M"}${place}`;
       }
       isDrawing = y[index] !== null;
     });
-    return [drawn("path", { class: `${kind} tone-${tone}`, d: path })];
+    return drawn("path", { class: `${kind} tone-${tone}`, d: path });
   }
 
   pointed(event) {
