@@ -51,7 +51,8 @@ inline void add_group(const char* block, const RowsAt& rows, Floats* sums) {
     const int64_t part = Kind::HALVES == 1 ? 0 : (1 + half) * rows.apart;
     Ints dots[ROWS];
     for (int row = 0; row < ROWS; ++row)
-      dots[row] = all_ints(-Kind::OFFSET * rows.sums[part + row]);
+      dots[row] = all_ints(static_cast<int32_t>(  // without sign: rows of padding hold anything
+          0u - static_cast<uint32_t>(Kind::OFFSET) * static_cast<uint32_t>(rows.sums[part + row])));
     for (int line = half * LINES; line < (half + 1) * LINES; ++line) {
       const Bytes codes = Kind::codes(block, line);
       for (int row = 0; row < ROWS; ++row)
