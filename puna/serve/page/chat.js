@@ -1,7 +1,7 @@
 // The chat: a conversation with the model, streamed, stopped, retried, edited into branches.
 
 import { announce, element, find, fitHeight, icon, iconButton } from "./dom.js";
-import { oncePerFrame, written } from "./dom.js";
+import { focusField, oncePerFrame, written } from "./dom.js";
 import { chatPieces } from "./api.js";
 import { ChatList } from "./chat_list.js";
 import { messageElement, showText } from "./chat_message.js";
@@ -105,7 +105,7 @@ export class Chat {
 
   /** Called when the view is shown. */
   shown() {
-    this.box.focus({ preventScroll: true });
+    focusField(this.box);
   }
 
   /** Called for Escape: returns whether something was stopped or closed. */
@@ -121,7 +121,7 @@ export class Chat {
 
   begin() {
     this.open(newConversation());
-    this.box.focus();
+    focusField(this.box);
   }
 
   open(conversation) {
@@ -272,7 +272,9 @@ export class Chat {
     });
     this.hint = element("p", { class: "hint", hidden: true });
     const name = element("h1", {}, "What shall we talk about?");
-    const words = "Everything stays on this machine: the model, the page, what you write.";
+    const isHere = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+    const words = isHere ? "Everything stays on this machine: the model, the page, what you write."
+      : "What you write goes to this server alone; the history stays in your browser.";
     const soft = element("p", { class: "soft" }, words);
     const made = element("div", { class: "welcome" }, name, soft, this.hint);
     made.append(element("div", { class: "ideas" }, ...buttons));

@@ -1,6 +1,6 @@
 // Two models, or two settings, on one prompt, side by side.
 
-import { copyButton, element, icon, oncePerFrame, written } from "./dom.js";
+import { copyButton, element, focusField, icon, oncePerFrame, written } from "./dom.js";
 import { chatPieces, completionPieces } from "./api.js";
 import { showMarkdown } from "./markdown.js";
 import { fillModels, modelNames, onModel } from "./models.js";
@@ -70,7 +70,7 @@ export class Compare {
   }
 
   shown() {
-    this.box.focus({ preventScroll: true });
+    focusField(this.box);
   }
 
   escape() {

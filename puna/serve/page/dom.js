@@ -122,6 +122,11 @@ export function oncePerFrame(draw) {
   };
 }
 
+/** Put the cursor into a field, but not on a phone, where that would call the keyboard. */
+export function focusField(field) {
+  if (matchMedia("(hover: hover)").matches) field.focus({ preventScroll: true });
+}
+
 /** Make a text box as high as its text. */
 export function fitHeight(box) {
   box.style.height = "auto";

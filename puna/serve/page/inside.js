@@ -1,6 +1,6 @@
 // Any text as the model reads it: coloured pieces with their ids, and what may come next.
 
-import { element, percentage, written } from "./dom.js";
+import { element, focusField, percentage, written } from "./dom.js";
 import { postJson, tokensOf } from "./api.js";
 import { chosenModel, onModel } from "./models.js";
 import { notice } from "./notice.js";
@@ -56,7 +56,7 @@ export class Inside {
   }
 
   shown() {
-    this.box.focus({ preventScroll: true });
+    focusField(this.box);
   }
 
   start() {
