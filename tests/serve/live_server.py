@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
 from starlette.testclient import TestClient
 
 from puna.serve.app import build_app
-from puna.serve.guard.connection import connection_class
+from puna.serve.server import server_of
 from puna.serve.settings import RequestLimits, ServeSettings
 
 
@@ -31,15 +30,7 @@ def serving(pool: Any, **values: Any) -> Iterator[str]:
     """The base URL, such as http://127.0.0.1:40123, while the application is served there."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         settings = settings_for(pool, **values)
-        config = uvicorn.Config(
-            build_app(settings, pool),
-            http=connection_class(settings.limits),
-            log_config=None,
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
-        server = uvicorn.Server(config)
+        server = server_of(build_app(settings, pool), settings)
         ready = threading.Event()
         begin = server.startup
 
