@@ -1,6 +1,6 @@
 """Inference on a CPU beside llama.cpp and transformers: every claim is a case that runs alone.
 
-    python bench/cpu_engine.py --build-peers PEERS           llama.cpp, twice; about 5 minutes
+    python bench/cpu_engine.py --build-peers PEERS           llama.cpp, twice; about 10 minutes
     python bench/cpu_engine.py --peers PEERS --models MODELS --case decode-135m
     python bench/cpu_engine.py --peers PEERS --models MODELS     all cases; hours
 

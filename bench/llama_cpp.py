@@ -25,7 +25,13 @@ from puna.errors import MachineError
 
 REQUIREMENT = "llama-cpp-python==0.3.36"
 BUILDS = ("llama.cpp", "llama.cpp AMX")
-TOOLS = ("llama-bench", "llama-batched-bench", "llama-perplexity", "llama-quantize")
+TOOLS = (
+    "llama-bench",
+    "llama-batched-bench",
+    "llama-perplexity",
+    "llama-quantize",
+    "llama-server",
+)
 TRIAL_SECONDS = 900
 _OPTIONS = {  # ggml's option -> Linux's name for what it needs
     "GGML_SSE42": "sse4_2",
@@ -50,7 +56,7 @@ _LEFT_OUT = (
     "BUILD_SHARED_LIBS",
     "GGML_CCACHE",
     "LLAMA_OPENSSL",
-    *(f"LLAMA_BUILD_{part}" for part in ("TESTS", "EXAMPLES", "SERVER", "APP")),
+    *(f"LLAMA_BUILD_{part}" for part in ("TESTS", "EXAMPLES", "UI", "APP")),
 )
 
 
@@ -65,7 +71,7 @@ def build(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        f"building llama.cpp of {REQUIREMENT} in {folder}: about 5 minutes on 2 cores", flush=True
+        f"building llama.cpp of {REQUIREMENT} in {folder}: about 10 minutes on 2 cores", flush=True
     )
     source = _sources(folder)
     for name in installable():
