@@ -128,7 +128,7 @@ void Crew::run(void (*work)(void*, const Member&), void* data) {
   const int64_t begin = nanoseconds();
   const bool is_alone = begin < alone_until_;
   active_ = is_alone ? 1 : count_;
-  slept_ = 0;
+  __atomic_store_n(&slept_, 0, __ATOMIC_RELAXED);
   if (active_ > 1) change(&calls_, now(&calls_) % INT32_MAX + 1, &sleepers_);
   work(data, Member{this, 0, active_, wait, take});
   wait(this);
@@ -145,7 +145,8 @@ void Crew::notice(int64_t begin, int64_t end) {
 
 void Crew::wait(Crew* crew) {
   const int32_t round = now(&crew->rounds_);
-  if (__atomic_add_fetch(&crew->arrived_, 1, __ATOMIC_ACQ_REL) < crew->active_) {
+  const int32_t active = crew->active_;  // of this run: once all are here the next may begin
+  if (__atomic_add_fetch(&crew->arrived_, 1, __ATOMIC_ACQ_REL) < active) {
     const int64_t slept =
         wait_while(&crew->rounds_, round, SPIN_NANOSECONDS, &crew->sleepers_);
     if (slept) __atomic_add_fetch(&crew->slept_, slept, __ATOMIC_RELAXED);
