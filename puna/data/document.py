@@ -1,7 +1,7 @@
 """A document: one text and where it came from; and JSON lines files that hold many of them.
 
-A line of ours has exactly the keys id, source, licence and text. Foreign JSON lines are read too,
-where they keep the text under `text` or `content`.
+A line of ours has the keys id, source, licence and text, and url and language where they are known.
+Foreign JSON lines are read too, where they keep the text under `text` or `content`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Document:
     """One text, the name of its source, its licence, and an id that finds it there again.
 
+    `url` is where the public finds it, `language` its ISO 639-1 code; both "" when not known.
     Raises DataError where a field holds a lone surrogate: UTF-8 cannot express it.
     """
 
@@ -34,9 +35,11 @@ class Document:
     source: str
     licence: str
     id: str
+    url: str = ""
+    language: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("id", "source", "licence", "text"):
+        for name in ("id", "source", "licence", "text", "url", "language"):
             value = getattr(self, name)
             try:
                 value.encode("utf-8")
@@ -50,13 +53,17 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A document that is not kept, and why; `detail` is the text it equals or what is wrong."""
+    """A document that is not kept, and why; `detail` is the text it equals or what is wrong.
+
+    `excerpt` is the beginning of its text, for a person who judges the reason.
+    """
 
     id: str
     source: str
     reason: str
     detail: str = ""
     text_bytes: int = 0
+    excerpt: str = ""
 
 
 def read_documents(
@@ -110,6 +117,9 @@ class DocumentWriter:
             "licence": document.licence,
             "text": document.text,
         }
+        for name in ("url", "language"):
+            if value := getattr(document, name):
+                record[name] = value
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
 
     def close(self) -> None:
@@ -168,8 +178,11 @@ def to_document(
             raise DataError(f"{where}: {name} should be a text, found {type(value).__name__}")
     found_id = record.get("id")
     document_id = str(found_id) if isinstance(found_id, str | int) else fallback_id
+    url, language = (
+        found if isinstance(found := record.get(name), str) else "" for name in ("url", "language")
+    )
     try:
-        return Document(record[text_key], found_source, found_licence, document_id)
+        return Document(record[text_key], found_source, found_licence, document_id, url, language)
     except DataError as error:
         raise DataError(f"{where}: {error.message}", hint=error.hint) from None
 

@@ -134,3 +134,19 @@ def test_a_writer_that_was_not_closed_leaves_a_file_that_is_refused(tmp_path: Pa
     with pytest.raises(DataError, match="damaged or cut short"):
         list(read_documents(killed))
     assert len(list(read_documents(path))) == 10_000
+
+
+def test_a_url_and_a_language_come_back_and_are_left_out_where_not_known(tmp_path):
+    known = Document("Hallo", "web", "unknown", "1", "https://example.org/a", "de")
+    plain = Document("Ciao", "web", "unknown", "2")
+    path = tmp_path / "documents.jsonl"
+    write_documents(path, [known, plain])
+    assert list(read_documents(path)) == [known, plain]
+    assert "url" not in path.read_text(encoding="utf-8").splitlines()[1]
+
+
+def test_a_foreign_language_that_is_no_text_is_not_known(tmp_path):
+    path = tmp_path / "foreign.jsonl"
+    path.write_text('{"text": "Hallo", "language": ["de"], "url": null}\n', encoding="utf-8")
+    (document,) = read_documents(path)
+    assert (document.url, document.language) == ("", "")
