@@ -18,6 +18,7 @@ from puna.data.lines import LONGEST_LINE_BYTES, open_writer, read_lines
 from puna.errors import DataError
 
 UNKNOWN_LICENCE = "unknown"
+DAMAGED = "damaged"  # the reason of what could not be read
 TEXT_KEYS = ("text", "content")
 LICENCE_KEYS = ("licence", "license")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
