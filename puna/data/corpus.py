@@ -3,7 +3,7 @@
   train.jsonl.zst, heldout.jsonl.zst   the documents, in the order they were read
   dropped.jsonl                        what was not kept, one line each: id, source, reason, detail
   manifest.json                        counts by split, source and licence; config; hashes
-Documents stream through: one text is in memory at a time, and a hash for each (dedup.py).
+Documents stream through: one text is in memory at a time, and a hash for each (dedup/exact.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from puna import schema
 from puna.console import Console
-from puna.data.dedup import drop_duplicates
+from puna.data.dedup.exact import drop_duplicates
 from puna.data.document import Document, DocumentWriter, Dropped, read_documents
 from puna.data.split import SPLITS, Split, cut_tails, split_of
 from puna.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-from puna.data.dedup import EXACT_DUPLICATE
+from puna.data.dedup.exact import EXACT_DUPLICATE
 from puna.data.document import Document, Dropped
 
 Split = Literal["train", "heldout"]

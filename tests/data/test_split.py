@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.data.dedup import EXACT_DUPLICATE
+from puna.data.dedup.exact import EXACT_DUPLICATE
 from puna.data.document import Document, Dropped
 from puna.data.split import EQUALS_HELDOUT, cut_tails, split_of, tail_start
 

@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.data.dedup import EXACT_DUPLICATE, SeenTexts, drop_duplicates
+from puna.data.dedup.exact import EXACT_DUPLICATE, SeenTexts, drop_duplicates
 from puna.data.document import Document, Dropped
 
 

@@ -1,0 +1,1 @@
+"""De-duplication: of texts that say the same, one is kept."""
