@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from puna.infer.backends.base import PAGE_POSITIONS
 from puna.infer.constraint import Constraint
 from puna.infer.engine import Engine, EngineSettings, choose_backend, load_engine
 from puna.infer.logprobs import TokenLogprob
-from puna.infer.result import GenerationResult, Piece
+from puna.infer.result import Piece
 from puna.infer.sampling_params import SamplingParams
 from puna.infer.sequence import Listener
 from puna.infer.sequence import Sequence as Text
@@ -93,8 +95,11 @@ class Header:
             batched=True,
             tokenizer_path=None if tokenizer_path is None else Path(tokenizer_path),
             settings=settings,
+            kv=self.asked["kv"],
         )
         engine.core  # noqa: B018  (reserves the pages)
+        with suppress(PunaError):  # which is for who asks for a constraint
+            engine.grammar(Constraint("json_object"))  # the first takes long, and holds others up
         return ServedModel(engine, self, time.perf_counter() - began)
 
 
@@ -108,7 +113,7 @@ class ServedModel:
         self.engine = engine
         self.tokenizer = engine.tokenizer
         self._description = self._describe(header, load_seconds)
-        self._spellings: dict[int, tuple[str, list[int]]] = {}
+        self._spellings: dict[tuple[int, bool], tuple[str, list[int]]] = {}
 
     def describe(self) -> Message:
         """The facts of the model."""
@@ -169,35 +174,46 @@ class ServedModel:
 
     def row(self, number: int, text: Text, piece: Piece) -> list[Any]:
         """A piece of a text of the request `number`, as it is sent."""
-        logprobs = None
-        if text.params.logprobs is not None:
-            logprobs = [self._logprob(one) for one in piece.logprobs]
+        scored: Iterable[TokenLogprob | None] = piece.logprobs
+        begin, params = len(text.ids) - len(piece.ids), text.params
+        is_first = begin == text.prompt_tokens and piece.choice == 0
+        if params.prompt_logprobs is not None and is_first:
+            begin, scored = 0, [*text.prompt_logprobs, *scored]
+        has_logprobs = params.logprobs is not None or begin == 0
+        logprobs = self._scored(text.ids, begin, scored) if has_logprobs else None
         ending: Message | None = None
         if piece.error is not None:
             ending = {"error": refusal(piece.error)}
         elif piece.result is not None:
             ending = {name: getattr(piece.result, name) for name in _ENDING}
-            ending["prompt_logprobs"] = self._prompt_logprobs(text, piece.result)
         return [number, piece.choice, piece.text, piece.ids, logprobs, ending]
 
-    def _prompt_logprobs(self, text: Text, result: GenerationResult) -> list[Message] | None:
-        if result.prompt_logprobs is None:
-            return None
-        first = {**self._token(text.ids[0]), "logprob": None, "top": []}
-        return [first, *(self._logprob(one) for one in result.prompt_logprobs if one is not None)]
+    def _scored(
+        self, ids: Sequence[int], begin: int, scored: Iterable[TokenLogprob | None]
+    ) -> list[Message]:
+        """The tokens of `ids` from `begin`, with what each was scored; a prompt's first is not."""
+        is_first = all(map(self.tokenizer.is_control, itertools.islice(ids, begin)))
+        told = []
+        for token, one in zip(itertools.islice(ids, begin, None), scored, strict=False):
+            logprob, others = (one.logprob, one.alternatives) if one is not None else (None, ())
+            top = [{**self._token(other, is_first), "logprob": value} for other, value in others]
+            told.append({**self._token(token, is_first), "logprob": logprob, "top": top})
+            is_first = is_first and self.tokenizer.is_control(token)
+        return told
 
-    def _logprob(self, one: TokenLogprob) -> Message:
-        top = [{**self._token(token), "logprob": value} for token, value in one.alternatives]
-        return {**self._token(one.token), "logprob": one.logprob, "top": top}
+    def _token(self, token: int, is_first: bool = False) -> Message:
+        """What a token adds to a text, to its begin with `is_first`, as text and as bytes.
 
-    def _token(self, token: int) -> Message:
-        """A token alone: its text, or of a control token its name, and its bytes."""
-        spelling = self._spellings.get(token)
+        Of a control token the text is its name.
+        """
+        spelling = self._spellings.get((token, is_first))
         if spelling is None:
             content = self.tokenizer.bytes_of(token)
+            if is_first and not self.tokenizer.decode([token]).startswith(" "):
+                content = content.removeprefix(b" ")  # SentencePiece's before a text
             is_control = self.tokenizer.is_control(token)
             text = self.tokenizer.piece(token) if is_control else content.decode(errors="replace")
-            spelling = self._spellings[token] = (text, list(content))
+            spelling = self._spellings[token, is_first] = (text, list(content))
         text, content_bytes = spelling
         return {"id": token, "text": text, "bytes": content_bytes}
 

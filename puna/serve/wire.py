@@ -5,8 +5,8 @@ sides end the connection at a frame that is too long or no JSON object; nothing 
 
 To the engine process, in this order; everything after `load` in any order and number:
 
-    {"id": 1, "ask": "open", "model": "path or name", "backend": "auto", "which": "latest",
-     "tokenizer_path": null}
+    {"id": 1, "ask": "open", "model": "path or name", "backend": "auto", "kv": "bf16",
+     "which": "latest", "tokenizer_path": null}
         -> {"id": 1, "ok": {"needed_bytes": 190000000}}          headers are read, no tensor
     {"id": 2, "ask": "load", "room_bytes": 800000000, "context_tokens": null, "running": 64,
      "queue_limit": 256}
@@ -30,11 +30,12 @@ To the engine process, in this order; everything after `load` in any order and n
         -> {"pieces": [[4, 0, " upon", [2501], null, null], [7, 1, "", [], null, ENDING]]}
         One frame has what a step gave to all texts: [id, choice, text, ids, logprobs, ending].
         logprobs is null or has {"id": 2501, "text": " upon", "bytes": [32, 117], "logprob": -0.1,
-        "top": [{"id": 2501, "text": " upon", "bytes": [32, 117], "logprob": -0.1}]} for each id.
+        "top": [{"id": 2501, "text": " upon", "bytes": [32, 117], "logprob": -0.1}]} for each id;
+        with the params' prompt_logprobs, the prompt's come before those of choice 0's first piece,
+        its first with null. Text and bytes are what a token adds to the text where it stands.
         ENDING is null before the last piece of a text, then {"finish_reason": "stop", "ended_by":
         "eos", "prompt_tokens": 2, "generated_tokens": 9, "cached_tokens": 0, "prefill_seconds":
-        0.01, "decode_seconds": 0.1, "queue_seconds": 0.0, "seed": 3, "prompt_logprobs": null}
-        or {"error": {...}}; in prompt_logprobs the first token's logprob is null.
+        0.01, "decode_seconds": 0.1, "queue_seconds": 0.0, "seed": 3} or {"error": {...}}.
     {"id": 5, "ask": "cancel", "of": 4} -> {"id": 5, "ok": {}}   its texts end within one step, and
                                                                  nothing more is said of them
     {"id": 6, "ask": "tokenize", "text": "Once", "add_special": true, "parse_special": false,

@@ -1,7 +1,7 @@
 """A pool whose models say what the test wrote: one piece a token, one character an id."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +53,7 @@ class FakeClient:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     left: list[dict[str, Any]] = field(default_factory=list)
     is_alive: bool = True
+    order: Callable[[int], Iterable[int]] = range  # in which the texts of a prompt speak
 
     async def ask(self, name: str, **fields: Any) -> dict[str, Any]:
         self.asked.append((name, fields))
@@ -84,6 +85,12 @@ class FakeClient:
 
     async def _pieces(self, params: dict[str, Any], prompt: list[int]) -> AsyncIterator[Piece]:
         has_logprobs = params.get("logprobs") is not None
+        scored = []
+        if params.get("prompt_logprobs") is not None:
+            scored = [
+                as_token(self._detokenize([one])["text"], None if i == 0 else -0.25)
+                for i, one in enumerate(prompt)
+            ]
         said = 0
         limit = params.get("max_tokens", 256)
         while True:
@@ -92,22 +99,19 @@ class FakeClient:
                 if isinstance(text, ServeError):
                     raise text
                 said += 1
-                for choice in range(params.get("n", 1)):
+                for choice in self.order(params.get("n", 1)):
                     logprobs = [as_token(text)] if has_logprobs else None
+                    if scored and not choice:
+                        logprobs, scored = [*scored, *(logprobs or [])], []
                     yield Piece(choice, text, [ord(text[0])], logprobs, None)
             if not self.never_ends or said >= limit:
                 break
-        for choice in range(params.get("n", 1)):
-            yield Piece(choice, "", [], None, self._ending(params, prompt, said))
+        for choice in self.order(params.get("n", 1)):
+            logprobs = scored if not choice else None
+            yield Piece(choice, "", [], logprobs, self._ending(params, prompt, said))
 
     def _ending(self, params: dict[str, Any], prompt: list[int], said: int) -> dict[str, Any]:
         is_cut = said >= params.get("max_tokens", 256)
-        prompt_logprobs = None
-        if params.get("prompt_logprobs") is not None:
-            prompt_logprobs = [
-                as_token(self._detokenize([one])["text"], None if i == 0 else -0.25)
-                for i, one in enumerate(prompt)
-            ]
         return {
             "finish_reason": "length" if is_cut else self.finish_reason,
             "ended_by": "max tokens" if is_cut else "eos",
@@ -118,7 +122,6 @@ class FakeClient:
             "decode_seconds": 0.5,
             "queue_seconds": 0.0,
             "seed": 1,
-            "prompt_logprobs": prompt_logprobs,
         }
 
     def _ids(self, prompt: dict[str, Any]) -> list[int]:

@@ -100,12 +100,13 @@ def test_log_probabilities_of_prompt_and_text_are_the_offline_engines(model, off
     tokenizer = offline.tokenizer
     assert started.prompt_ids == tokenizer.encode("The llama", bos=True)
     assert started.prompt_text == "The llama"
-    found = [one for piece in pieces for one in piece.logprobs]
+    told = pieces[0].logprobs
+    first, *others = told[: started.prompt_tokens]
+    found = told[started.prompt_tokens :] + [one for piece in pieces[1:] for one in piece.logprobs]
     assert [one["logprob"] for one in found] == [one.logprob for one in wanted[0].logprobs]
     for one, logprob in zip(found, wanted[0].logprobs, strict=True):
         assert [(top["id"], top["logprob"]) for top in one["top"]] == list(logprob.alternatives)
         assert bytes(one["bytes"]) == tokenizer.bytes_of(one["id"])
-    first, *others = pieces[-1].ending["prompt_logprobs"]
     assert first == {"id": 1, "text": "<s>", "bytes": [], "logprob": None, "top": []}
     assert [one["id"] for one in others] == started.prompt_ids[1:]
     assert [one["logprob"] for one in others] == [

@@ -122,12 +122,36 @@ def test_a_stream_gives_each_text_in_pieces_and_its_reason_last():
     assert reasons == {0: "stop", 1: "stop"}
 
 
-def test_offsets_go_on_from_chunk_to_chunk():
-    body = {"prompt": "a", "stream": True, "logprobs": 0}
-    response = client_of(FakePool()).post(PATH, json=body)
-    chunks = [json.loads(one.removeprefix("data: ")) for one in response.text.split("\n\n")[:-2]]
-    offsets = [one["choices"][0]["logprobs"]["text_offset"] for one in chunks[:-1]]
-    assert offsets == [[0], [5], [11]]
+def test_a_stream_s_chunks_put_together_are_the_whole_answer():
+    """With the prompt and its log-probabilities first, whichever of its texts speaks first."""
+    asked = {"prompt": ["ab", "é"], "n": 2, "echo": True, "logprobs": 1, "max_tokens": 2}
+    for order in (range, lambda count: range(count - 1, -1, -1)):
+        pool = FakePool(fake=FakeClient(order=order))
+        whole = complete(pool, **asked)["choices"]
+        response = client_of(pool).post(PATH, json={**asked, "stream": True})
+        events = [one.removeprefix("data: ") for one in response.text.split("\n\n")[:-2]]
+        found = {one["index"]: {"text": "", "logprobs": {}} for one in whole}
+        for event in events:
+            Completion.model_validate_json(event)
+            (choice,) = json.loads(event)["choices"]
+            so_far = found[choice["index"]]
+            so_far["text"] += choice["text"]
+            for name, values in (choice["logprobs"] or {}).items():
+                so_far["logprobs"][name] = so_far["logprobs"].get(name, []) + values
+        assert [found[one["index"]]["text"] for one in whole] == [one["text"] for one in whole]
+        assert [found[one["index"]]["logprobs"] for one in whole] == [
+            one["logprobs"] for one in whole
+        ]
+        for one in whole:
+            is_at_offset(one)
+
+
+def is_at_offset(choice: dict[str, Any]) -> None:
+    """OpenAI's meaning of text_offset, for tokens that are characters."""
+    logprobs = choice["logprobs"]
+    for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
+        if "\ufffd" not in token and token != "<s>":
+            assert choice["text"][offset : offset + len(token)] == token
 
 
 @pytest.mark.parametrize(
@@ -136,7 +160,6 @@ def test_offsets_go_on_from_chunk_to_chunk():
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"n": 100, "prompt": ["a"] * 100}, "prompt"),
-        ({"stream": True, "echo": True, "logprobs": 1}, "stream"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"logprobs": 21}, "logprobs"),
         ({"prompt": []}, "prompt"),

@@ -138,7 +138,22 @@ def test_a_real_model_s_prompt_has_the_log_probabilities_of_offline(stories: Any
     wanted = [one.logprob for one in (*expected.prompt_logprobs, *(expected.logprobs or ())) if one]
     np.testing.assert_allclose(found.token_logprobs[1:], wanted, rtol=1e-5)
     assert found.text_offset == [0, 0, 4, 9, 11, 16]
+    assert found.tokens == ["<s>", "Once", " upon", " a", " time", ","]
     assert answer.choices[0].text.startswith("Once upon a time")
+
+
+@needs_shared
+@pytest.mark.parametrize("prompt", ["Once", "", " two  é“x", "<s>Hi", [1], [1, 403, 1, 407]])
+def test_offsets_index_into_the_text_of_a_real_model(stories: Any, prompt: Any):
+    for is_echoed in (True, False):
+        asked = {"prompt": prompt, "max_tokens": 4, "logprobs": 2, "echo": is_echoed, "seed": 1}
+        (choice,) = stories.completions.create(model="any", **asked).choices
+        found = choice.logprobs
+        rows = zip(found.tokens, found.text_offset, found.top_logprobs, strict=True)
+        for token, offset, top in rows:
+            assert top is None or token in top
+            if token != "<s>" and "\ufffd" not in token:  # whole characters
+                assert choice.text[offset : offset + len(token)] == token
 
 
 @needs_shared

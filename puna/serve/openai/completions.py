@@ -12,7 +12,7 @@ from puna.serve.body import JsonRoute
 from puna.serve.engine_client import EngineClient, Piece, Started
 from puna.serve.errors import ServeError
 from puna.serve.openai.answering import Ask, Chunk, Heading, Tally, respond, texts
-from puna.serve.openai.logprobs import TokenLogprob, characters, legacy_logprobs
+from puna.serve.openai.logprobs import LegacyLogprobs, TokenLogprob
 from puna.serve.openai.models import served_name
 from puna.serve.openai.responses import COMPLETION_STREAM, ERRORS, Completion
 from puna.serve.openai.sampling import constraint_of, sampling_fields
@@ -70,9 +70,6 @@ def _require_servable(body: CompletionRequest, prompts: int, limits: RequestLimi
     if body.best_of is not None and body.best_of != (body.n or 1):
         message = f"best_of should be n, {body.n or 1}, got {body.best_of}"
         raise ServeError("invalid", message, param="best_of", hint="ask for n texts and choose")
-    if body.stream and body.echo and body.logprobs is not None:
-        message = "a prompt's log-probabilities come at the end, and are not streamed"
-        raise ServeError("invalid", message, param="stream")
 
 
 def _own_fields(body: CompletionRequest) -> dict[str, Any]:
@@ -88,17 +85,31 @@ def _own_fields(body: CompletionRequest) -> dict[str, Any]:
 
 @dataclass
 class CompletionChoice:
-    """One of the texts of an answer, as far as it has come.
-
-    `offset` counts the characters before the next token's, `begin` those before the first's.
-    """
+    """One of the texts of an answer, as far as it has come."""
 
     index: int
     text: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: LegacyLogprobs = field(default_factory=LegacyLogprobs)
     finish_reason: str | None = None
-    begin: int = 0
-    offset: int = 0
+
+    def entry(self, text: str, logprobs: dict[str, list[Any]] | None) -> dict[str, Any]:
+        """The choice in an answer or a chunk that has this of it."""
+        return {
+            "index": self.index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": self.finish_reason,
+        }
+
+
+@dataclass
+class Echo:
+    """A prompt that is echoed with its log-probabilities, which come with its first text's piece;
+    what its other texts say before that is `held`."""
+
+    text: str
+    tokens: int
+    held: list[Piece] = field(default_factory=list)
 
 
 class CompletionAnswer:
@@ -106,34 +117,44 @@ class CompletionAnswer:
 
     def __init__(self, body: CompletionRequest, model: str, prompts: int) -> None:
         self.tally = Tally()
-        self._body = body
         options = body.stream_options
         self._has_usage = bool(options and options.include_usage)
         self._heading = Heading("cmpl", "text_completion", model, self._has_usage)
-        self._choices = [CompletionChoice(i) for i in range(prompts * (body.n or 1))]
+        self._has_logprobs = body.logprobs is not None
+        self._count = body.n or 1
+        self._choices = [CompletionChoice(i) for i in range(prompts * self._count)]
+        self._echoes: dict[int, Echo] = {}  # that are still to come, by their prompts
 
     def begin(self, prompt: int, started: Started) -> Iterator[Chunk]:
         """The prompt where it is echoed, for each of its texts."""
         if started.prompt_text is None:
             return
-        count = self._body.n or 1
-        for choice in self._choices[prompt * count : (prompt + 1) * count]:
-            choice.text.append(started.prompt_text)
-            choice.begin = choice.offset = len(started.prompt_text)
-            yield self._chunk(choice, started.prompt_text, [])
+        if self._has_logprobs:
+            self._echoes[prompt] = Echo(started.prompt_text, started.prompt_tokens)
+        else:
+            yield from self._echo(prompt, started.prompt_text, [])
 
     def add(self, prompt: int, piece: Piece) -> Iterator[Chunk]:
         """What the text goes on with, and at its end why it is over."""
-        choice = self._choices[prompt * (self._body.n or 1) + piece.choice]
-        logprobs = piece.logprobs or []
-        choice.text.append(piece.text)
-        choice.logprobs += logprobs
+        logprobs, echo = piece.logprobs or [], self._echoes.get(prompt)
+        if echo is not None and piece.choice:
+            echo.held.append(piece)
+            return
+        if echo is not None:
+            del self._echoes[prompt]
+            yield from self._echo(prompt, echo.text, logprobs[: echo.tokens])
+            logprobs = logprobs[echo.tokens :]
+        choice = self._choices[prompt * self._count + piece.choice]
         if piece.text or logprobs:
-            yield self._chunk(choice, piece.text, logprobs)
+            yield self._said(choice, piece.text, logprobs)
         if piece.ending is not None:
-            self._end(choice, piece)
+            choice.finish_reason = piece.ending["finish_reason"]
+            self.tally.add(piece)
             is_last = all(one.finish_reason for one in self._choices)
-            yield self._chunk(choice, "", [], self.tally.timings() if is_last else None)
+            timings = self.tally.timings() if is_last else None
+            yield self._heading.around([choice.entry("", None)], timings=timings)
+        for held in echo.held if echo is not None else ():
+            yield from self.add(prompt, held)
 
     def end(self) -> Iterator[Chunk]:
         """The usage, where it was asked for."""
@@ -142,43 +163,18 @@ class CompletionAnswer:
 
     def whole(self) -> dict[str, Any]:
         """A text_completion."""
-        has_logprobs = self._body.logprobs is not None
         choices = [
-            {
-                "index": choice.index,
-                "text": "".join(choice.text),
-                "logprobs": legacy_logprobs(choice.logprobs, choice.begin)
-                if has_logprobs
-                else None,
-                "finish_reason": choice.finish_reason,
-            }
-            for choice in self._choices
+            one.entry("".join(one.text), one.logprobs.lists if self._has_logprobs else None)
+            for one in self._choices
         ]
         tally = self.tally
         return self._heading.around(choices, usage=tally.usage(), timings=tally.timings())
 
-    def _end(self, choice: CompletionChoice, piece: Piece) -> None:
-        assert piece.ending is not None
-        ending = piece.ending
-        choice.finish_reason = ending["finish_reason"]
-        if ending["prompt_logprobs"]:
-            choice.logprobs = [*ending["prompt_logprobs"], *choice.logprobs]
-            choice.begin -= sum(map(characters, ending["prompt_logprobs"]))
-        self.tally.add(piece)
+    def _echo(self, prompt: int, text: str, logprobs: list[TokenLogprob]) -> Iterator[Chunk]:
+        for choice in self._choices[prompt * self._count : (prompt + 1) * self._count]:
+            yield self._said(choice, text, logprobs)
 
-    def _chunk(
-        self,
-        choice: CompletionChoice,
-        text: str,
-        logprobs: list[TokenLogprob],
-        timings: dict[str, float] | None = None,
-    ) -> Chunk:
-        has_logprobs = self._body.logprobs is not None and bool(logprobs)
-        entry = {
-            "index": choice.index,
-            "text": text,
-            "logprobs": legacy_logprobs(logprobs, choice.offset) if has_logprobs else None,
-            "finish_reason": choice.finish_reason,
-        }
-        choice.offset += sum(map(characters, logprobs))
-        return self._heading.around([entry], timings=timings)
+    def _said(self, choice: CompletionChoice, text: str, logprobs: list[TokenLogprob]) -> Chunk:
+        choice.text.append(text)
+        told = choice.logprobs.add(logprobs) if logprobs else None
+        return self._heading.around([choice.entry(text, told)])

@@ -1,15 +1,19 @@
 """Log-probabilities in the two shapes of OpenAI's routes, from those of the engine process.
 
 The engine's: {"id", "text", "bytes", "logprob", "top": [{"id", "text", "bytes", "logprob"}]}, best
-first; `logprob` is None for a prompt's first token. `text` is what the token alone decodes to.
+first; `logprob` is None for a prompt's first token. `text` is what the bytes decode to, or of a
+control token its name.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from typing import Any
 
 TokenLogprob = dict[str, Any]
+
+_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
@@ -20,27 +24,30 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def legacy_logprobs(tokens: Iterable[TokenLogprob], offset: int = 0) -> dict[str, list[Any]]:
-    """Completions': lists of tokens, their log-probabilities, the likeliest, and where they begin.
+class LegacyLogprobs:
+    """Completions': lists of a text's tokens, their log-probabilities, the likeliest, and where
+    they begin in the text, in characters; what is a part of one begins where that does.
 
-    `offset` is the number of characters before the first; below 0 where a text's begin leaves some
-    out, as the space before a first word. As OpenAI's, `top_logprobs` has the chosen token beside
-    the likeliest.
+    As OpenAI's, `top_logprobs` has the chosen token beside the likeliest.
     """
-    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-    lists: dict[str, list[Any]] = {name: [] for name in names}
-    for one in tokens:
-        lists["tokens"].append(one["text"])
-        lists["token_logprobs"].append(one["logprob"])
-        lists["top_logprobs"].append(_top(one))
-        lists["text_offset"].append(max(offset, 0))
-        offset += characters(one)
-    return lists
 
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+        self.lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
 
-def characters(one: TokenLogprob) -> int:
-    """How many characters begin in a token: none in a control token or in the rest of one."""
-    return sum(byte & 0xC0 != 0x80 for byte in one["bytes"])
+    def add(self, tokens: Iterable[TokenLogprob]) -> dict[str, list[Any]]:
+        """The lists of the tokens that follow, and nothing else."""
+        rows = [(one["text"], one["logprob"], _top(one), self._place(one)) for one in tokens]
+        added = {name: [row[place] for row in rows] for place, name in enumerate(_LISTS)}
+        for name, values in added.items():
+            self.lists[name] += values
+        return added
+
+    def _place(self, one: TokenLogprob) -> int:
+        place = self._offset
+        self._offset += len(self._decoder.decode(bytes(one["bytes"])))
+        return place
 
 
 def _top(one: TokenLogprob) -> dict[str, float] | None:
