@@ -15,7 +15,7 @@ DEFAULTS = SamplingParams()
 def add_model(
     parser: argparse.ArgumentParser, *, has_meta_flags: bool = False, default: str | None = None
 ) -> None:
-    """MODEL, --which, --backend and the tokenizer; with Meta's flags, --ckpt_dir for MODEL.
+    """MODEL and add_engine's options; with Meta's flags, --ckpt_dir for MODEL.
 
     With a `default` MODEL may be left out.
     """
@@ -30,6 +30,11 @@ def add_model(
         parser.add_argument(
             "--ckpt-dir", "--ckpt_dir", metavar="DIR", help="MODEL, as Meta's release calls it"
         )
+    add_engine(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--which, --backend, --kv and the tokenizer."""
     parser.add_argument(
         "--which",
         choices=("latest", "best"),

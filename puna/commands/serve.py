@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.commands.convert import parsed_bytes
-from puna.commands.model_arguments import BACKENDS
+from puna.commands.model_arguments import add_engine
 from puna.console import Console
 from puna.errors import UsageError
 
@@ -43,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what clients call it, in the order of MODELs; without it, the file's or folder's",
     )
+    add_engine(parser)
     _add_engine(parser)
     _add_address(parser)
     _add_access(parser)
@@ -89,9 +90,13 @@ def settings_of(arguments: argparse.Namespace) -> ServeSettings:
         tls_key=arguments.tls_key,
         memory_budget_bytes=budget,
         backend=arguments.backend,
+        kv=arguments.kv,
+        which=arguments.which,
+        tokenizer_path=arguments.tokenizer_path,
         context_tokens=arguments.context_tokens,
         running=arguments.running,
         queue_limit=arguments.queue,
+        load_seconds=arguments.load_seconds,
         drain_seconds=arguments.drain_seconds,
         runs=arguments.runs,
         access_log=arguments.access_log,
@@ -161,9 +166,6 @@ def told(event: Event, settings: ServeSettings) -> str:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     group.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="what runs the models, as in generate"
-    )
-    group.add_argument(
         "--memory-budget",
         metavar="BYTES",
         help="what all loaded models may take, as 500M or 12G; without it, what is free",
@@ -173,6 +175,13 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="tokens of all texts together whose keys and values are kept; without it, by memory",
+    )
+    group.add_argument(
+        "--load-seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="what has not loaded by then has failed",
     )
     group.add_argument(
         "--running", type=int, default=64, metavar="N", help="texts under way at once, of a model"

@@ -2,11 +2,12 @@
 
     {"time": "2026-02-01T09:30:00.125+00:00", "request_id": "9f2c...", "client": "127.0.0.1",
      "method": "POST", "path": "/v1/chat/completions", "status": 200, "is_whole": true,
-     "seconds": 1.204, "response_bytes": 5120, "prompt_tokens": 31, "cached_tokens": 16,
-     "completion_tokens": 80}
+     "seconds": 1.204, "response_bytes": 5120, "model": "smollm2", "prompt_tokens": 31,
+     "cached_tokens": 16, "completion_tokens": 80}
 
-`is_whole` is false where the client left or was dropped before the end. The tokens are only those
-of texts that ended. What was asked, "body", is there only with `--log-prompts`.
+`is_whole` is false where the client left or was dropped before the end. The model is absent where
+none was used, the tokens are only those of texts that ended. What was asked, "body", is there only
+with `--log-prompts`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +35,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a client's own; another co
 _LONGEST_PATH = 512
 
 Note = Callable[[dict[str, Any]], None]
+
+_current: ContextVar[dict[str, Any]] = ContextVar("request's state")
 
 
 @dataclass
@@ -57,7 +61,9 @@ class RequestRecord:
         given = header_values(scope, b"x-request-id")
         is_fit = len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) is not None
         request_id = given[0] if is_fit else secrets.token_hex(12)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        _current.set(state)
         outcome = _Outcome()
         has_left = False
 
@@ -87,6 +93,12 @@ class RequestRecord:
             record = _record(scope, outcome, time.perf_counter() - began)
             for note in self._notes:
                 note(record)
+
+
+def note_model(name: str) -> None:
+    """Have the record of the request that this is done for name the model."""
+    if (state := _current.get(None)) is not None:
+        state["model"] = name
 
 
 class AccessLog:
@@ -133,6 +145,8 @@ def _record(scope: Scope, outcome: _Outcome, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 4),
         "response_bytes": outcome.response_bytes,
     }
+    if "model" in state:
+        record["model"] = state["model"]
     if (tally := state.get("tally")) is not None:
         record["prompt_tokens"] = tally.prompt_tokens
         record["cached_tokens"] = tally.cached_tokens

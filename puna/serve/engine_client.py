@@ -33,6 +33,7 @@ class EngineOptions:
     """How an engine process runs its model; EngineSettings of puna.infer says what they mean."""
 
     backend: str = "auto"
+    kv: str = "bf16"
     which: str = "latest"
     tokenizer_path: str | None = None
     context_tokens: int | None = None
@@ -114,7 +115,8 @@ class EngineClient:
 
     async def open(self, options: EngineOptions) -> int:
         """Bytes that the model needs at least, by its headers."""
-        told = {name: getattr(options, name) for name in ("backend", "which", "tokenizer_path")}
+        names = ("backend", "kv", "which", "tokenizer_path")
+        told = {name: getattr(options, name) for name in names}
         opened = await self.ask("open", model=self.model, **told)
         return int(opened["needed_bytes"])
 

@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from puna.serve.access_log import note_model
 from puna.serve.clients import Pool, State
 from puna.serve.engine_client import EngineClient, Piece, Started
 from puna.serve.openai.responses import ONLY_READS
@@ -202,6 +203,7 @@ class MeteredPool:
     @asynccontextmanager
     async def _use(self, name: str) -> AsyncIterator[EngineClient]:
         began = time.perf_counter()
+        note_model(name)
         async with self._pool.use(name) as client:
             # It is asked as the client itself, and everything but `generate` is the client's.
             yield cast(EngineClient, _MeteredClient(client, self._metrics, name, began))

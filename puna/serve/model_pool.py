@@ -7,9 +7,9 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from puna import hardware
 from puna.console import human_bytes
@@ -19,18 +19,27 @@ from puna.serve.errors import ServeError
 
 logger = logging.getLogger("puna.serve")
 
+T = TypeVar("T")
+
 MOST_FAILURES, FAILURE_SECONDS = 3, 60  # a model that fails so often is left alone for a while
+PATIENCE_SECONDS = 5  # of a model that waits for memory, before one in use has to make room
 
 
 @dataclass
 class Slot:
-    """A model that is served, and its process while there is one."""
+    """A model that is served, and its process while there is one.
+
+    `wanted` counts the requests for it, `users` those of them that have its client. `makes_room` is
+    there while it takes no more of them, and is set when that is over.
+    """
 
     name: str
     model: str
     client: EngineClient | None = None
     loading: asyncio.Task[None] | None = None
+    wanted: int = 0
     users: int = 0
+    makes_room: asyncio.Event | None = None
     used_at: float = 0.0
     loads: int = 0
     failures: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_FAILURES))
@@ -79,7 +88,10 @@ class ModelPool:
     """Engine processes for `models`, names and what each stands for.
 
     Together they take at most `budget_bytes` of memory, without it what is free now. A request
-    waits at most `wait_seconds` for its model. Belongs to one event loop.
+    waits at most `wait_seconds` for its model, which may take `load_seconds` to load. A model that
+    waits for memory has the one used longest ago unloaded: an idle one at once, one in use after
+    PATIENCE_SECONDS without new requests, which wait until the other is loaded. Belongs to one
+    event loop.
     """
 
     def __init__(
@@ -89,9 +101,11 @@ class ModelPool:
         *,
         budget_bytes: int | None = None,
         wait_seconds: float = 60.0,
+        load_seconds: float = 600.0,
     ) -> None:
         self.budget_bytes = budget_bytes or hardware.memory_available_bytes()
         self.wait_seconds = wait_seconds
+        self.load_seconds = load_seconds
         self._options = options or EngineOptions()
         self._slots = {name: Slot(name, model) for name, model in models.items()}
         self._loading = asyncio.Lock()
@@ -127,13 +141,18 @@ class ModelPool:
         cannot be loaded.
         """
         slot = self._slot(name)
-        slot.users += 1
+        slot.wanted += 1
         try:
             wait = self.wait_seconds if wait_seconds is None else wait_seconds
-            yield await self._client(slot, wait)
+            client = await self._client(slot, wait)
+            slot.users += 1
+            try:
+                yield client
+            finally:
+                slot.users -= 1
+                slot.used_at = time.monotonic()
         finally:
-            slot.users -= 1
-            slot.used_at = time.monotonic()
+            slot.wanted -= 1
             self._idle.set()
 
     async def metrics(self) -> dict[str, dict[str, Any]]:
@@ -166,30 +185,38 @@ class ModelPool:
         return slot
 
     async def _client(self, slot: Slot, wait_seconds: float) -> EngineClient:
-        slot.note_end()
-        if slot.client is None:
-            if self._is_closing:
-                raise ServeError("unavailable", "the server is ending")
-            if slot.loading is None:
-                slot.require_rest()
-                slot.loading = asyncio.ensure_future(self._load(slot))
-            try:
-                await asyncio.wait_for(asyncio.shield(slot.loading), wait_seconds)
-            except TimeoutError:
-                raise ServeError("unavailable", f"{slot.name} is loading") from None
+        try:
+            async with asyncio.timeout(wait_seconds):
+                while slot.makes_room is not None:
+                    await slot.makes_room.wait()
+                slot.note_end()
+                if slot.client is None:
+                    await asyncio.shield(self._loading_of(slot))
+        except TimeoutError:
+            state = "is loading" if slot.makes_room is None else "makes room for another model"
+            raise ServeError("unavailable", f"{slot.name} {state}") from None
         if slot.client is None:
             raise slot.problem or ServeError("unavailable", f"{slot.name} is not loaded yet")
         return slot.client
+
+    def _loading_of(self, slot: Slot) -> asyncio.Task[None]:
+        """What loads it, begun now if not before. Raises ServeError where it may not begin."""
+        if self._is_closing:
+            raise ServeError("unavailable", "the server is ending")
+        if slot.loading is None:
+            slot.require_rest()
+            slot.loading = asyncio.ensure_future(self._load(slot))
+        return slot.loading
 
     async def _load(self, slot: Slot) -> None:
         """Give the slot a client, or a problem."""
         client = None
         try:
             client = await EngineClient.spawn(slot.name, slot.model)
-            needed_bytes = await client.open(self._options)
+            needed_bytes = await self._in_time(slot, client.open(self._options))
             async with self._loading:
                 room_bytes = await self._make_room(slot, needed_bytes)
-                await client.load(self._options, room_bytes)
+                await self._in_time(slot, client.load(self._options, room_bytes))
                 slot.client, slot.problem = client, None
             slot.loads += 1
             logger.info("%s is loaded, process %d", slot.name, client.pid)
@@ -201,6 +228,16 @@ class ModelPool:
             if client is not None and slot.client is not client:
                 await client.end()
 
+    async def _in_time(self, slot: Slot, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await asyncio.wait_for(work, self.load_seconds)
+        except TimeoutError:
+            raise ServeError(
+                "failed",
+                f"{slot.name} did not load within {self.load_seconds:g} seconds",
+                hint="--load-seconds gives it longer",
+            ) from None
+
     async def _make_room(self, slot: Slot, needed_bytes: int) -> int:
         """The memory that is left for a model, after others were unloaded where it has to be."""
         if needed_bytes > self.budget_bytes:
@@ -210,19 +247,37 @@ class ModelPool:
                 f"take {human_bytes(self.budget_bytes)}",
                 hint="a larger --memory-budget, or a smaller model",
             )
-        while True:
-            others = [one for one in self._slots.values() if one is not slot and one.is_ready]
-            room_bytes = self.budget_bytes - sum(one.memory_bytes for one in others)
-            if needed_bytes <= room_bytes:
-                return room_bytes
-            idle = [one for one in others if not one.users]
-            if not slot.users:  # nobody waits for it any more
-                raise ServeError("unavailable", "the memory is in use by other models")
-            if idle:
-                await self._unload(min(idle, key=lambda one: one.used_at))
-            else:
-                self._idle.clear()
+        patient_until = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        try:
+            while True:
+                others = [one for one in self._slots.values() if one is not slot and one.is_ready]
+                room_bytes = self.budget_bytes - sum(one.memory_bytes for one in others)
+                if needed_bytes <= room_bytes:
+                    return room_bytes
+                if not slot.wanted:
+                    raise ServeError("unavailable", "the memory is in use by other models")
+                await self._make_some_room(others, patient_until)
+        finally:
+            for one in self._slots.values():
+                if one.makes_room is not None:
+                    one.makes_room.set()
+                    one.makes_room = None
+
+    async def _make_some_room(self, others: list[Slot], patient_until: float) -> None:
+        """Unload one that is idle, or wait until something has changed."""
+        idle = [one for one in others if not one.users]
+        if idle:
+            return await self._unload(min(idle, key=lambda one: one.used_at))
+        self._idle.clear()
+        is_made = any(one.makes_room is not None for one in others)
+        try:
+            async with asyncio.timeout_at(None if is_made else patient_until):
                 await self._idle.wait()
+        except TimeoutError:
+            chosen = min(others, key=lambda one: one.used_at)
+            chosen.makes_room = asyncio.Event()
+            logger.info("%s takes no more requests until another model is loaded", chosen.name)
+        return None
 
     async def _unload(self, slot: Slot) -> None:
         client, slot.client = slot.client, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -57,12 +58,23 @@ class Server(uvicorn.Server):
     `drain_seconds` for the answers under way; then, or at the second signal, it cuts them off.
     """
 
+    handshake_seconds: float
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         if self.force_exit:
             self._drop_connections()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. TLS has as long for its handshake as a request for its head."""
+        loop = asyncio.get_running_loop()
+        if self.config.is_ssl:
+            loop.create_server = functools.partial(  # type: ignore[method-assign]
+                loop.create_server, ssl_handshake_timeout=self.handshake_seconds
+            )
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End as said above."""
@@ -93,17 +105,28 @@ def server_of(app: ASGIApp, settings: ServeSettings) -> Server:
         config.load()
     except OSError as error:  # ssl's errors, too
         raise ConfigError(f"the files of TLS cannot be used: {error}") from None
-    return Server(config)
+    server = Server(config)
+    server.handshake_seconds = settings.limits.head_seconds
+    return server
 
 
 async def _serve(settings: ServeSettings, listening: socket.socket, announce: Announce) -> bool:
+    tokenizer = settings.tokenizer_path
     options = EngineOptions(
         backend=settings.backend,
+        kv=settings.kv,
+        which=settings.which,
+        tokenizer_path=None if tokenizer is None else str(tokenizer),
         context_tokens=settings.context_tokens,
         running=settings.running,
         queue_limit=settings.queue_limit,
     )
-    pool = ModelPool(settings.models, options, budget_bytes=settings.memory_budget_bytes)
+    pool = ModelPool(
+        settings.models,
+        options,
+        budget_bytes=settings.memory_budget_bytes,
+        load_seconds=settings.load_seconds,
+    )
     server = server_of(build_app(settings, pool), settings)
     names = list(settings.models)
     announce({"event": "listening", "url": _url(settings, listening), "models": names})

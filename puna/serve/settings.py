@@ -47,9 +47,13 @@ class ServeSettings:
     tls_key: Path | None = None
     memory_budget_bytes: int | None = None
     backend: str = "auto"
+    kv: str = "bf16"
+    which: str = "latest"
+    tokenizer_path: Path | None = None
     context_tokens: int | None = None
     running: int = 64
     queue_limit: int = 256
+    load_seconds: float = 600.0
     drain_seconds: float = 30.0
     runs: Path | None = None
     access_log: Path | None = None
@@ -60,6 +64,11 @@ class ServeSettings:
     def __post_init__(self) -> None:
         if not self.models:
             raise ConfigError("a server needs a model, found none")
+        if self.tokenizer_path is not None and len(self.models) > 1:
+            raise ConfigError(
+                f"one tokenizer is for one model, found {len(self.models)}",
+                hint="a tokenizer beside each model; puna convert puts one into its file",
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port should be between 0 and 65535, got {self.port}")
         if (self.tls_certificate is None) != (self.tls_key is None):

@@ -62,7 +62,8 @@ def test_options_become_settings():
         arguments(
             "a", "b", "--host", "::1", "--port", "0", "--memory-budget", "2G", "--max-body", "64K",
             "--cors-origin", "https://x.org", "--allowed-host", "x.org", "--running", "3",
-            "--queue", "4", "--drain-seconds", "1.5", "--accept-unknown-fields",
+            "--queue", "4", "--drain-seconds", "1.5", "--accept-unknown-fields", "--kv", "int8",
+            "--which", "best", "--load-seconds", "9",
         )
     )  # fmt: skip
     assert settings.models == {"a": "a", "b": "b"}
@@ -72,6 +73,7 @@ def test_options_become_settings():
     assert settings.allowed_hosts == ("x.org",)
     assert settings.limits.body_bytes == 64_000
     assert settings.accept_unknown_fields
+    assert (settings.kv, settings.which, settings.load_seconds) == ("int8", "best", 9)
     expected = ServeSettings(models={"a": "a"}, limits=RequestLimits(body_bytes=8 * 10**6))
     assert serve.settings_of(arguments("a")) == expected
 
@@ -89,6 +91,13 @@ def test_options_become_settings():
 def test_settings_that_do_not_fit_are_refused(words: list[str]):
     with pytest.raises(ConfigError):
         serve.settings_of(arguments("m", *words))
+
+
+def test_one_tokenizer_is_not_for_several_models():
+    words = ["--tokenizer-path", "tokenizer.json"]
+    assert serve.settings_of(arguments("m", *words)).tokenizer_path == Path("tokenizer.json")
+    with pytest.raises(ConfigError, match="one tokenizer is for one model, found 2"):
+        serve.settings_of(arguments("m", "n", *words))
 
 
 def test_it_says_how_to_try_it_and_warns_where_anyone_may_come(

@@ -46,6 +46,7 @@ def test_a_line_says_what_was_asked_how_it_ended_and_what_it_cost(path: Path):
         "path": CHAT,
         "status": 200,
         "is_whole": True,
+        "model": "fake",
         "prompt_tokens": prompt_tokens,
         "cached_tokens": 1,
         "completion_tokens": 2,
@@ -54,6 +55,14 @@ def test_a_line_says_what_was_asked_how_it_ended_and_what_it_cost(path: Path):
     assert SECRET not in text
     assert "the-key" not in text
     assert "query" not in text
+
+
+def test_a_line_names_the_model_that_was_used_where_there_are_several(path: Path):
+    client = client_of(FakePool(a=FakeClient(), b=FakeClient()), access_log=path)
+    client.post(CHAT, json={**BODY, "model": "b"})
+    client.post("/tokenize", json={"model": "a", "content": SECRET})
+    client.get("/v1/models")
+    assert [line.get("model") for line in lines(path)] == ["b", "a", None]
 
 
 def test_with_log_prompts_the_body_is_there(path: Path):

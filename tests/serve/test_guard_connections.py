@@ -1,15 +1,22 @@
 """Connections that keep a server busy for nothing, and requests that are not what they say."""
 
+import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from serve.fake_pool import FakeClient, FakePool
-from serve.live_server import serving
+from serve.live_server import serving, settings_for
 from serve.raw_http import answered, chat, connected, head, read_to_end
+from uvicorn.server import ServerState
 
+from puna.serve.server import server_of
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
 LIMITS = {
     "body_bytes": 20_000,
     "body_seconds": 0.5,
@@ -63,6 +70,21 @@ def test_a_connection_without_a_word_is_not_kept(url: str):
         assert 0.3 < time.monotonic() - began < 3
 
 
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01\x00"])
+def test_a_handshake_of_tls_that_does_not_end_is_not_waited_for(begun: bytes):
+    files = {"tls_certificate": CERTIFICATE, "tls_key": CERTIFICATE}
+    with serving(FakePool(), limits=LIMITS, **files) as url:
+        with closing(connected(url)) as connection:
+            connection.sendall(begun)
+            began = time.monotonic()
+            assert read_to_end(connection) == b""
+            assert 0.3 < time.monotonic() - began < 3
+        trusting = ssl.create_default_context(cafile=CERTIFICATE)
+        with trusting.wrap_socket(connected(url), server_hostname="localhost") as connection:
+            connection.sendall(head("/health", "GET"))
+            assert status(connection.recv(1 << 16)) == 200
+
+
 def test_a_second_head_is_not_waited_for_either(url: str):
     with closing(connected(url)) as connection:
         connection.sendall(head("/health", "GET"))
@@ -85,6 +107,21 @@ def test_a_body_that_comes_byte_by_byte_is_not_waited_for(url: str):
                 continue
         assert status(answer) == 408
         assert b"within 0.5 seconds" in answer
+
+
+@pytest.mark.parametrize("has_rest", [False, True])
+def test_the_rest_of_a_body_that_was_refused_unread_is_not_waited_for(url: str, has_rest: bool):
+    """Nor is a next request, where it has come."""
+    with closing(connected(url)) as connection:
+        connection.sendall(head(Content_Length=10, Content_Type="text/plain"))
+        assert status(connection.recv(1 << 16)) == 415
+        if has_rest:
+            connection.sendall(b" " * 10)
+        began = time.monotonic()
+        if not has_rest:
+            assert dropped_after(connection, lambda: b" ") < 3
+        assert read_to_end(connection) == b""
+        assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize(
@@ -126,6 +163,7 @@ def test_who_asks_first_is_refused_without_a_continue(url: str):
     assert status(answer) == 413
 
 
+CLOSE = b"\r\nConnection: close\r\n"
 UPGRADE = b"\r\nConnection: Upgrade, close\r\nuPgrade: h2c\r\n"  # Java's client, by itself
 
 
@@ -269,6 +307,83 @@ def test_a_reader_that_never_reads_is_dropped_and_its_text_cancelled():
             time.sleep(0.05)
         assert endless.left, "the text still runs"
         assert pool.in_use["fake"] == 0
+
+
+def test_who_ends_his_side_is_taken_for_one_who_left_though_he_reads_nothing():
+    endless = FakeClient(says=["x" * 2_000], never_ends=True, wait_seconds=0.001)
+    with serving(FakePool(fake=endless)) as url, closing(connected(url)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(chat(stream=True, max_tokens=1_000_000))
+        time.sleep(0.5)  # by now some of the answer is kept
+        connection.shutdown(socket.SHUT_WR)
+        began = time.monotonic()
+        while not endless.left and time.monotonic() < began + 5:
+            time.sleep(0.02)
+        assert endless.left, "the text still runs"
+
+
+class Unread:
+    """A transport of which nobody takes the last bytes."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        self.plain = plain
+        self.is_aborted = False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.plain if name == "socket" else None
+
+    def get_write_buffer_size(self) -> int:
+        return 100
+
+    def is_closing(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_the_last_bytes_of_an_answer_do_not_keep_a_connection():
+    """Too few of them for the server to stop writing, which is when it begins to wait."""
+    server = server_of(None, settings_for(FakePool(), limits=LIMITS))  # type: ignore[arg-type]
+
+    async def main(transport: Unread) -> None:
+        connection = server.config.http_protocol_class(  # type: ignore[operator,call-arg]
+            config=server.config, server_state=ServerState(), app_state={}
+        )
+        connection.connection_made(transport)
+        connection._stop_head_timer()
+        connection.on_response_complete()
+        await asyncio.sleep(0.2)
+        assert not transport.is_aborted
+        await asyncio.sleep(0.5)
+        assert transport.is_aborted
+
+    with socket.socket() as plain:
+        asyncio.run(main(Unread(plain)))
+
+
+def test_beyond_the_queue_a_request_is_refused_before_its_body_has_come():
+    busy = FakeClient(never_ends=True, wait_seconds=0.01)
+    with serving(FakePool(fake=busy), running=1, queue_limit=1) as url:
+        streams = [connected(url) for _ in range(2)]
+        for one in streams:
+            one.sendall(chat(stream=True, max_tokens=100_000))
+            assert status(one.recv(1 << 10)) == 200
+        with closing(connected(url)) as other:
+            other.sendall(head(Content_Length=100))
+            answer = other.recv(1 << 10)
+            assert (status(answer), b"retry-after: 1\r\n" in answer.lower()) == (429, True)
+            other.sendall(b" " * 100 + head("/health", "GET"))  # the connection goes on
+            assert status(other.recv(1 << 10)) == 200
+        for one in streams:
+            one.close()
+        while busy.left != busy.generated():
+            time.sleep(0.01)
+        assert status(answered(url, chat(max_tokens=1).replace(b"\r\n", CLOSE, 1))) == 200
+        assert len(busy.generated()) == 3
 
 
 def test_a_reader_that_is_slow_but_reads_gets_everything():

@@ -132,6 +132,68 @@ def test_a_model_with_requests_under_way_is_never_unloaded(models, memory_bytes,
     assert found == {"a": "unloaded", "b": "ready", "c": "unloaded"}
 
 
+def test_a_model_in_steady_use_makes_room_for_one_that_waits(models, memory_bytes, monkeypatch):
+    """And comes back for those who went on asking for it, also while both are in steady use."""
+    with_patch(monkeypatch, SLOW_STEPS)
+    monkeypatch.setattr(model_pool, "PATIENCE_SECONDS", 0.05)
+    said: dict[str, list[str]] = {"a": [], "b": []}
+
+    async def main():
+        async with pool_of(models, budget_bytes=memory_bytes * 3 // 2) as pool:
+
+            async def keep_asking(name: str) -> None:
+                while len(said["a"]) < 4 or len(said["b"]) < 4:
+                    said[name].append(await say(pool, name))
+
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(keep_asking(name) for name in "aaabb"))
+            return await pool.metrics()
+
+    metrics = asyncio.run(main())
+    assert all(len(set(texts)) == 1 for texts in said.values())
+    assert metrics["a"]["loads"] + metrics["b"]["loads"] >= 3
+
+
+def test_a_model_that_should_make_room_stays_when_nobody_waits_any_more(
+    models, memory_bytes, monkeypatch
+):
+    monkeypatch.setattr(model_pool, "PATIENCE_SECONDS", 0.01)
+
+    async def main():
+        budget_bytes = memory_bytes * 3 // 2
+        async with pool_of(models, budget_bytes=budget_bytes) as pool, pool.use("a") as client:
+            waits = asyncio.ensure_future(refused(pool, "b", wait_seconds=1))
+            await until(lambda: pool._slots["a"].makes_room is not None)
+            error = await refused(pool, "a", wait_seconds=0)
+            other = asyncio.ensure_future(say(pool, "a"))
+            await waits
+            return error, await other, client.is_alive
+
+    error, said, is_alive = asyncio.run(main())
+    assert (error.status, error.message) == (503, "a makes room for another model")
+    assert (bool(said), is_alive) == (True, True)
+
+
+def test_a_load_that_hangs_is_ended_and_does_not_keep_others_waiting(models, monkeypatch, caplog):
+    with_patch(monkeypatch, SLOW_LOAD.replace("0.5", "60"))
+
+    async def main():
+        async with pool_of(models, load_seconds=1.5) as pool:
+            hangs = asyncio.ensure_future(refused(pool, "a"))
+            impatient = await refused(pool, "a", wait_seconds=0.1)
+            error = await hangs
+            monkeypatch.undo()
+            pool.load_seconds = 60
+            return impatient, error, pool.state("a"), await say(pool, "b")
+
+    with caplog.at_level(logging.CRITICAL, "puna.serve"):
+        impatient, error, state, said = asyncio.run(main())
+    assert (impatient.status, error.status, state) == (503, 500, "failed")
+    assert error.message == "a did not load within 1.5 seconds"
+    assert "--load-seconds" in (error.hint or "")
+    assert said
+
+
 def test_room_is_not_made_for_who_waits_no_longer(models, memory_bytes):
     async def main():
         async with pool_of(models, budget_bytes=memory_bytes * 3 // 2) as pool:

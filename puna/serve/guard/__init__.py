@@ -19,10 +19,15 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
     """Put the guard around the application's routes. Raises ConfigError for origins that are none.
 
     From outside in: the Host header, CORS (whose preflights carry no key), the key, the Origin, the
-    body's form, and its size. A refusal costs no more than the head of its request.
+    body's form, its size, and how many there are. A refusal costs no more than a request's head.
     """
     cors.require_origins(settings)
-    app.add_middleware(BodyLimit, limits=settings.limits, is_kept=settings.log_prompts)
+    app.add_middleware(
+        BodyLimit,
+        limits=settings.limits,
+        most_answered=(settings.running + settings.queue_limit) * len(settings.models),
+        is_kept=settings.log_prompts,
+    )
     inner: list[Check] = [KeyCheck(settings.api_keys), cors.OriginCheck(settings), require_json]
     app.add_middleware(Gate, checks=inner)
     if settings.cors_origins:

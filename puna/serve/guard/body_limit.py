@@ -1,4 +1,4 @@
-"""A request's body: read whole before the routes see it, within bounds of size and time."""
+"""A request's body: read whole before the routes see it, within bounds of size, time and number."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ _MOST_HELD = 16  # bodies of the greatest size that all requests together may be
 
 
 class BodyLimit:
-    """Refuses a body that is too large, comes too slowly, or is one of too many large ones.
+    """Refuses a body that is too large, comes too slowly, or is one of too many.
 
-    What the client announced is refused before it is read, what it did not is cut off. With
-    `is_kept` the body stays in the request's state, for the access log.
+    What the client announced is refused before it is read, what it did not is cut off. While
+    `most_answered` requests with bodies are being answered, more are refused unread: what it costs
+    to read and check them would keep the others waiting. With `is_kept` the body stays in the
+    request's state, for the access log.
     """
 
-    def __init__(self, app: ASGIApp, limits: RequestLimits, *, is_kept: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: RequestLimits, *, most_answered: int, is_kept: bool = False
+    ) -> None:
         self._app = app
         self._limits = limits
+        self._most_answered = most_answered
+        self._answered = 0
         self._is_kept = is_kept
         self._held_bytes = 0  # of bodies on their way
 
@@ -32,10 +38,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
+            self._require_room()
             body = await self._read(scope, receive)
+            self._require_room()
         except ServeError as error:
             response = error_response(error, scope["path"])
-            response.headers["Connection"] = "close"  # the rest of the body is not waited for
+            if error.kind != "busy":  # the rest of the body is not waited for
+                response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
         if body is None:  # the client left
@@ -49,7 +58,15 @@ class BodyLimit:
                 return {"type": "http.request", "body": waiting.pop(), "more_body": False}
             return await receive()
 
-        await self._app(scope, replayed, send)
+        self._answered += 1
+        try:
+            await self._app(scope, replayed, send)
+        finally:
+            self._answered -= 1
+
+    def _require_room(self) -> None:
+        if self._answered >= self._most_answered:
+            raise ServeError("busy", "too many requests wait", hint="try again later")
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         announced = header_values(scope, b"content-length")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -25,11 +26,39 @@ _HEAD_TOO_LARGE = (
 ).encode()
 
 
+class _Gathering:
+    """A transport that sends in one piece what one turn of the event loop writes: a head and its
+    body, the events of a step's texts. To send costs as much as all that is ours in a refusal."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        held, self._held = self._held, []
+        self._transport.write(b"".join(held))
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class GuardedConnection(HttpToolsProtocol):
     """uvicorn's connection with bounds: a request's head comes within `head_seconds` and is of at
-    most `head_bytes`, and a reader takes some of what waits for it every `write_seconds`.
+    most `head_bytes`, a body that was answered before it came has as long for its rest, and a
+    reader takes some of what waits for it every `write_seconds`.
 
-    Beyond them it ends at once, which the application sees as a client that leaves.
+    Beyond them it ends at once, which the application sees as a client that leaves. So it does
+    where the client ends its own side before it has its answer.
     """
 
     _limits = RequestLimits()
@@ -39,8 +68,10 @@ class GuardedConnection(HttpToolsProtocol):
     _unread_bytes = 0
     _is_in_body = False
 
+    transport: _Gathering  # type: ignore[assignment]  # and it is a transport in all else
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
         plain: socket.socket = transport.get_extra_info("socket")
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._await_head()
@@ -51,7 +82,7 @@ class GuardedConnection(HttpToolsProtocol):
             if end:  # or its last line may go on in the next piece, as another header's
                 data = _UPGRADE.sub(b"", start) + end + rest
         super().data_received(data)
-        if self._head_timer is None or self.transport.is_closing():
+        if self._head_timer is None or self._is_in_body or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > self._limits.head_bytes:
@@ -70,6 +101,21 @@ class GuardedConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._is_in_body = False
         super().on_message_complete()
+        if self.cycle.response_complete:
+            self._stop_head_timer()
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_in_body and self.cycle.response_complete:  # not that of the next request
+            self._await_head()
+        self.transport.flush()
+        if self.transport.get_write_buffer_size() and self._write_timer is None:
+            self._await_reader()
+
+    def eof_received(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -94,9 +140,11 @@ class GuardedConnection(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self._limits.write_seconds, self._judge_reader)
 
     def _judge_reader(self) -> None:
-        if self._unread_bytes - self.transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+        self._write_timer = None
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes and self._unread_bytes - unread_bytes < _LEAST_READ_BYTES:
             self.transport.abort()
-        else:
+        elif unread_bytes:
             self._await_reader()
 
     def _stop_head_timer(self) -> None:
