@@ -256,6 +256,19 @@ def test_tools_are_called_with_arguments_as_objects(pieces: list[str]):
     assert lines[-1]["done_reason"] == "stop"
 
 
+def test_a_call_that_is_no_object_is_said():
+    for text in (
+        '{"name": "weather", "arguments": {"town": ',
+        '{"name": "weather", "arguments": {x}',
+    ):
+        pool = FakePool(fake=FakeClient(says=("<tool_call>", text)))
+        for is_stream in (True, False):
+            body = {"messages": [USER], "tools": [TOOL], "stream": is_stream}
+            lines = generated(pool, "/api/chat", **body)
+            assert "".join(line["message"]["content"] for line in lines) == text
+            assert not any("tool_calls" in line["message"] for line in lines)
+
+
 def test_a_conversation_with_calls_is_told_as_openais():
     messages = [
         USER,

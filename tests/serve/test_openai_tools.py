@@ -2,17 +2,23 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from serve.fake_pool import DESCRIPTION, FakeClient, FakePool
 from serve.live_server import client_of
+from tiny_model import write_tokenizer
 
-from puna.serve.openai.responses import ChatCompletion
+from puna.infer.constraint import Constraint
+from puna.infer.grammar import Grammars
+from puna.serve.openai.responses import ChatCompletion, ChatCompletionChunk
 from puna.serve.openai.schemas import Tool
-from puna.serve.openai.tools import ToolReader, calls_schema
+from puna.serve.openai.tools import ToolReader, answer_or_calls, calls_schema, joined
+from puna.tokens.tokenizer import Tokenizer
 
 NAMES = frozenset({"add", "look"})
 ADD = '{"name": "add", "arguments": {"a": 1, "b": [2, {"c": "}"}]}}'
@@ -30,11 +36,12 @@ TOOLS = [tool("add", type="object", properties={"a": {"type": "integer"}}), tool
 
 def read(pieces: list[str], is_forced: bool = False) -> tuple[str, list[tuple[str, Any]]]:
     """What is said, and the calls' names and arguments."""
-    reader, said, calls = ToolReader(NAMES, is_forced), "", []
+    reader, said, deltas = ToolReader(NAMES, is_forced), "", []
     for piece in pieces:
         text, found = reader.push(piece)
         said += text
-        calls += [one["function"] for one in found]
+        deltas += found
+    calls = [one["function"] for one in joined(deltas)]
     return said + reader.finish(), [(c["name"], json.loads(c["arguments"])) for c in calls]
 
 
@@ -60,14 +67,18 @@ TEXTS = [
     ('<tool_call>{"name": add}</tool_call>', '<tool_call>{"name": add}</tool_call>', []),
     ("Said {braces} and [brackets] in text", "Said {braces} and [brackets] in text", []),
     ('<tool_call>{"name": "look"}</tool_call>', "", [CALLED_LOOK]),
+    ('<tool_call>{"arguments": {}, "name": "look"}</tool_call>', "", [CALLED_LOOK]),
+    ('[TOOL_CALLS][{"name": "look", "arguments": {}, "id": "a}"}]', "", [CALLED_LOOK]),
+    (r'{"name": "add", "arguments": {"é": "\\\"}{"}} 🦙', "🦙", [("add", {"é": '\\"}{'})]),
+    ('{"name": "other"<tool_call>' + LOOK, '{"name": "other"', [CALLED_LOOK]),
 ]
 
 
 @pytest.mark.parametrize(("text", "said", "calls"), TEXTS)
 def test_calls_are_read_as_the_models_write_them(text: str, said: str, calls: list[Any]):
-    for size in (1, 2, 3, 7, len(text)):
-        pieces = [text[start : start + size] for start in range(0, len(text), size)]
-        assert read(pieces) == (said, calls)
+    assert read(list(text)) == (said, calls)
+    for cut in range(len(text) + 1):
+        assert read([text[:cut], text[cut:]]) == (said, calls)
 
 
 @given(some.sampled_from(TEXTS), some.lists(some.integers(0, 100), max_size=8))
@@ -117,17 +128,82 @@ def test_an_answer_with_calls_ends_for_them():
     assert json.loads(call["function"]["arguments"]) == CALLED_ADD[1]
 
 
-def test_a_stream_gives_each_call_once_it_is_whole():
-    client = FakeClient(says=("So: ", "<tool_call>", LOOK, ADD, "</tool_call>"))
+def streamed(client: FakeClient, **fields: Any) -> list[dict[str, Any]]:
+    """The choices of a stream's chunks, checked against the document's schema."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "tools": TOOLS, "stream": True}
-    response = client_of(FakePool(fake=client)).post("/v1/chat/completions", json=body)
-    events = [json.loads(one.removeprefix("data: ")) for one in response.text.split("\n\n")[:-2]]
-    deltas = [event["choices"][0]["delta"] for event in events]
-    assert deltas[1] == {"content": "So: "}
-    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
-    assert [call["index"] for call in calls] == [0, 1]
-    assert [call["function"]["name"] for call in calls] == ["look", "add"]
-    assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    response = client_of(FakePool(fake=client)).post(
+        "/v1/chat/completions", json={**body, **fields}
+    )
+    events = [one.removeprefix("data: ") for one in response.text.split("\n\n")[:-2]]
+    return [ChatCompletionChunk.model_validate_json(one).choices[0].model_dump() for one in events]
+
+
+def test_a_stream_begins_a_call_with_its_name_and_gives_the_arguments_as_they_come():
+    says = ("So: ", "<tool_call>", '{"name": "add", "arguments"', ': {"a"', ": 1}", "}", LOOK)
+    choices = streamed(FakeClient(says=(*says, "</tool_call>")))
+    assert choices[1]["delta"]["content"] == "So: "
+    parts = [part for one in choices for part in one["delta"]["tool_calls"] or ()]
+    told = [(one["index"], *one["function"].values()) for one in parts]
+    assert told == [
+        (0, "add", ""), (0, None, '{"a"'), (0, None, ": 1}"), (1, "look", ""), (1, None, "{}")
+    ]  # fmt: skip
+    assert [bool(one["id"]) for one in parts] == [True, False, False, True, False]
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def test_a_call_that_is_cut_off_ends_for_that_reason():
+    client = FakeClient(says=("<tool_call>", '{"name": "add", "arguments": {"a": ', "1}}"))
+    choice = chat(client, max_tokens=2)
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": '
+
+
+def test_without_parallel_calls_there_is_one():
+    choice = chat(FakeClient(says=(LOOK, ADD)), parallel_tool_calls=False)
+    assert [one["function"]["name"] for one in choice["message"]["tool_calls"]] == ["look"]
+    assert choice["message"]["content"] == ADD
+
+
+def test_an_answer_of_a_format_may_be_calls_instead(tmp_path: Path):
+    """Checked by what llguidance lets be written."""
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path))
+    grammars = Grammars(tokenizer)
+
+    def is_whole(constraint: dict[str, Any], text: str) -> bool:
+        grammar = grammars.of(Constraint.of(constraint)).text(tokenizer.stop_ids)
+        ids = tokenizer.encode(text, goes_on=True)
+        for number, token in enumerate([*ids, min(tokenizer.stop_ids)]):
+            if number == len(ids) and grammar.is_complete:
+                return True
+            logits = grammar.masked(np.zeros(tokenizer.vocabulary_size, np.float32))
+            if not np.isfinite(logits[token]):
+                return False
+            grammar.take(token)
+        return True
+
+    schema = {"type": "object", "properties": {"x::=": {"type": "integer"}}, "required": ["x::="]}
+    schema["additionalProperties"] = False
+    tools = [Tool.model_validate(one) for one in TOOLS]
+    both, one = (answer_or_calls(schema, tools, is_parallel=value) for value in (True, False))
+    call = f"<tool_call>\n{ADD}\n</tool_call>"
+    for text in ('{"x::=": 3}', call):
+        assert is_whole(both, text)
+        assert is_whole(one, text)
+    assert is_whole(both, f"{call}\n{call}")
+    assert not is_whole(one, f"{call}\n{call}")
+    for text in ("Well", '{"y": 3}', "<tool_call>{}</tool_call>", call.replace('"add"', '"no"')):
+        assert not is_whole(both, text)
+
+
+def test_a_format_and_tools_are_both_served():
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "array"}}}
+    client = FakeClient(says=("[1]",))
+    assert chat(client, response_format=form)["message"]["content"] == "[1]"
+    assert 'answer: %json {"type": "array", ' in client.generated()[0]["constraint"]["grammar"]
+    client = FakeClient(says=(LOOK,))
+    choice = chat(client, response_format={"type": "json_object"}, tool_choice="required")
+    assert choice["finish_reason"] == "tool_calls"
+    assert "json_schema" in client.generated()[0]["constraint"]
 
 
 def test_a_template_that_takes_tools_gets_them():
@@ -209,7 +285,7 @@ def test_the_schema_of_calls_keeps_references_within_their_tool():
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"tools": [tool("a"), tool("a")]}, "tools"),
         ({"tools": [tool("a b")]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "tools"),
+        ({"grammar": 'start: "a"'}, "tools"),
         ({"tool_choice": "required", "tools": [tool("a", x="y" * 70_000)]}, "tools"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
     ],

@@ -29,7 +29,7 @@ from puna.serve.openai.conversation import ToolUse, conversation_prompt, tool_us
 from puna.serve.openai.logprobs import TokenLogprob, chat_logprobs
 from puna.serve.openai.sampling import Constraint, constraint_of
 from puna.serve.openai.streaming import LineStream, json_bytes, unless_client_leaves
-from puna.serve.openai.tools import Call
+from puna.serve.openai.tools import Call, joined
 
 router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 
@@ -148,6 +148,7 @@ class LineAnswer:
         self._choice = ChatChoice(0, tools.reader())
         self._began = time.perf_counter()
         self._load_seconds = 0.0
+        self._called = 0  # calls that were told
 
     def is_loaded(self) -> None:
         """Note that the model is there."""
@@ -159,10 +160,14 @@ class LineAnswer:
 
     def add(self, _prompt: int, piece: Piece) -> Iterator[Chunk]:
         """A line for what the text goes on with."""
-        delta, logprobs = self._choice.take(piece), piece.logprobs or []
+        text, logprobs = self._choice.take(piece).get("content", ""), piece.logprobs or []
         self._choice.logprobs += logprobs
-        if delta or logprobs:
-            yield self.line(delta.get("content", ""), delta.get("tool_calls", []), logprobs)
+        reader, calls = self._choice.reader, []
+        if reader is not None:
+            whole = reader.whole if piece.ending is None else reader.begun
+            calls, self._called = joined(self._choice.calling)[self._called : whole], whole
+        if text or calls or logprobs:
+            yield self.line(text, calls, logprobs)
         if piece.ending is not None:
             self.tally.add(piece)
 
@@ -214,16 +219,18 @@ def _said(text: str, _calls: list[Call]) -> dict[str, Any]:
 
 
 def _message(text: str, calls: list[Call]) -> dict[str, Any]:
+    """A call whose arguments are no JSON is said, as it cannot be an object."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if calls:
-        message["tool_calls"] = [_made(call) for call in calls]
+    for call in calls:
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        try:
+            function = {"name": name, "arguments": json.loads(arguments)}
+        except (ValueError, RecursionError):
+            message["content"] += f'{{"name": "{name}", "arguments": {arguments}'
+        else:
+            made = message.setdefault("tool_calls", [])
+            made.append({"id": call["id"], "function": function})
     return {"message": message}
-
-
-def _made(call: Call) -> dict[str, Any]:
-    function = call["function"]
-    arguments = json.loads(function["arguments"])
-    return {"id": call["id"], "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _prompt(client: EngineClient, body: GenerateRequest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from puna.serve.openai.models import served_name
 from puna.serve.openai.responses import CHAT_STREAM, ERRORS, ChatCompletion
 from puna.serve.openai.sampling import sampling_fields
 from puna.serve.openai.schemas import ChatRequest
-from puna.serve.openai.tools import Call, ToolReader
+from puna.serve.openai.tools import Delta, ToolReader, joined
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 
@@ -72,35 +72,32 @@ class ChatChoice:
     index: int
     reader: ToolReader | None
     said: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    calling: list[Delta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
 
     def take(self, piece: Piece) -> dict[str, Any]:
         """The delta that a piece gives, empty where it is held back."""
-        text, calls = (piece.text, []) if self.reader is None else self.reader.push(piece.text)
+        text, calling = (piece.text, []) if self.reader is None else self.reader.push(piece.text)
         if piece.ending is not None and self.reader is not None:
             text += self.reader.finish()
         delta: dict[str, Any] = {"content": text} if text else {}
-        if calls:
-            first = len(self.calls)
-            delta["tool_calls"] = [
-                {"index": number, **call} for number, call in enumerate(calls, first)
-            ]
+        if calling:
+            delta["tool_calls"] = calling
         self.said.append(text)
-        self.calls += calls
+        self.calling += calling
         if piece.ending is not None:
             reason = piece.ending["finish_reason"]
-            self.finish_reason = "tool_calls" if self.calls and reason == "stop" else reason
+            self.finish_reason = "tool_calls" if self.calling and reason == "stop" else reason
         return delta
 
     def message(self) -> dict[str, Any]:
         """The whole message; without content where there are but calls."""
         content = "".join(self.said)
-        if not self.calls:
+        if not self.calling:
             return {"role": "assistant", "content": content, "refusal": None}
-        said = content.strip() or None
-        return {"role": "assistant", "content": said, "refusal": None, "tool_calls": self.calls}
+        calls, said = joined(self.calling), content.strip() or None
+        return {"role": "assistant", "content": said, "refusal": None, "tool_calls": calls}
 
 
 class ChatAnswer:

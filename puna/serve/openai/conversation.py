@@ -10,7 +10,7 @@ from puna.serve.engine_client import EngineClient
 from puna.serve.errors import ServeError
 from puna.serve.openai import schemas
 from puna.serve.openai.sampling import Constraint, constraint_of, schema_constraint
-from puna.serve.openai.tools import ToolReader, calls_schema, spelled_out
+from puna.serve.openai.tools import ToolReader, answer_or_calls, calls_schema, spelled_out
 from puna.serve.settings import RequestLimits
 
 _OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
@@ -18,16 +18,18 @@ _OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
 
 @dataclass(frozen=True)
 class ToolUse:
-    """The tools that an answer may call, and whether it has to."""
+    """The tools that an answer may call, whether it has to, and how often it may at most."""
 
     tools: tuple[schemas.Tool, ...] = ()
     is_forced: bool = False
+    most_calls: int | None = None
 
     def reader(self) -> ToolReader | None:
         """What finds the calls in one text; None where there are no tools."""
         if not self.tools:
             return None
-        return ToolReader(frozenset(one.function.name for one in self.tools), self.is_forced)
+        names = frozenset(one.function.name for one in self.tools)
+        return ToolReader(names, self.is_forced, self.most_calls)
 
 
 def tool_use(
@@ -35,7 +37,8 @@ def tool_use(
 ) -> tuple[ToolUse, Constraint | None]:
     """The tools to call, and what the text must follow, for their sake or the format's.
 
-    Raises ServeError for a choice that the tools do not have and for two constraints at once.
+    With a format an answer follows it, or calls tools. Raises ServeError for a choice that the
+    tools do not have and for a grammar beside them.
     """
     constraint = constraint_of(request.response_format, request.grammar, limits)
     tools, choice = request.tools or [], request.tool_choice
@@ -46,17 +49,20 @@ def tool_use(
         if choice not in (None, "none", "auto"):
             raise _invalid("tool_choice", "tool_choice needs tools, found none")
         return ToolUse(), constraint
-    if constraint is not None:
-        message = "tools cannot be called in a text that follows a format or grammar"
+    if request.grammar is not None:
+        message = "tools cannot be called in a text that follows a grammar"
         raise _invalid("tools", message, hint='tool_choice "none", or one of the two')
+    is_parallel = request.parallel_tool_calls is not False
     if choice in (None, "auto"):
-        return ToolUse(tuple(tools)), None
+        if constraint is not None:
+            schema = constraint.get("json_schema", {"type": "object"})
+            constraint = answer_or_calls(schema, tools, is_parallel=is_parallel)
+        return ToolUse(tuple(tools), most_calls=None if is_parallel else 1), constraint
     if isinstance(choice, schemas.NamedTool):
         tools = [one for one in tools if one.function.name == choice.function.name]
         if not tools:
             raise _invalid("tool_choice", f"there is no tool {choice.function.name!r}")
-    is_parallel = choice == "required" and request.parallel_tool_calls is not False
-    schema = calls_schema(tools, is_parallel=is_parallel)
+    schema = calls_schema(tools, is_parallel=is_parallel and choice == "required")
     return ToolUse(tuple(tools), is_forced=True), schema_constraint(schema, "tools", limits)
 
 

@@ -143,10 +143,20 @@ class ChatCompletion(Answered):
     timings: Timings
 
 
-class ToolCallDelta(ToolCall):
-    """A call in a chunk, whole."""
+class FunctionDelta(Answered):
+    """The name comes with the call's first part; the parts of `arguments` are to be joined."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(Answered):
+    """A part of a call in a chunk: the first has its id, the others go on with its arguments."""
 
     index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
 
 
 class ChatDelta(Answered):

@@ -15,18 +15,22 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from puna.serve.openai.schemas import Tool
 
 Call = dict[str, Any]
+Delta = dict[str, Any]  # a part of a call: the first has its id and name
 Message = dict[str, Any]
 
 _OPENINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 _MARKS = (*_OPENINGS, "</tool_call>")
 _BETWEEN_CALLS = re.compile(rf"(?:{'|'.join(map(re.escape, _MARKS))}|[\s,;\[\]])*")
 _BARE_CALL = '{"name"'
+_NAMED = re.compile(r'\{\s*"name"\s*:\s*"([^"\\]*)"')
+_CALL_HEAD = re.compile(_NAMED.pattern + r'\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _STRUCTURE = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 _MOST_FORCED_CALLS = 16
 
@@ -83,54 +87,116 @@ def calls_schema(tools: list[Tool], *, is_parallel: bool) -> dict[str, Any]:
     return {**call, "$defs": definitions}
 
 
+def answer_or_calls(
+    schema: dict[str, Any], tools: list[Tool], *, is_parallel: bool
+) -> dict[str, Any]:
+    """The constraint of a text that follows the schema, or calls tools as `tool_prompt` says."""
+    brief = {"x-guidance": {"whitespace_pattern": " ?"}}  # else there may be any amount of it
+    # A grammar with this mark would be taken for llama.cpp's.
+    answer, call = (
+        json.dumps({**one, **brief}).replace("::=", ":\\u003a=")
+        for one in (schema, calls_schema(tools, is_parallel=False))
+    )
+    rules = [
+        f"start: answer | (OPEN call CLOSE){'+' if is_parallel else ''}",
+        f"answer: %json {answer}",
+        f"call: %json {call}",
+        r"OPEN: /\s*<tool_call>\s*/",
+        r"CLOSE: /\s*<\/tool_call>/",
+    ]
+    return {"grammar": "\n".join(rules)}
+
+
+@dataclass
+class _Brackets:
+    """Where a scan of an object that is not whole stands."""
+
+    scanned: int = 0  # characters
+    depth: int = 0
+    is_in_string: bool = False
+    is_escaped: bool = False  # the next character
+
+    def end(self, text: str, begin: int) -> int | None:
+        """Where the object that begins there ends; None while it is not whole."""
+        position = max(self.scanned, begin)
+        if self.is_escaped and position < len(text):
+            position, self.is_escaped = position + 1, False
+        for match in _STRUCTURE.finditer(text, position):
+            position, mark = match.end(), match[0]
+            if mark == '"':
+                self.is_in_string = not self.is_in_string
+            elif not self.is_in_string and mark[0] != "\\":
+                self.depth += 1 if mark in "{[" else -1
+                if self.depth == 0:
+                    return position
+        self.is_escaped = self.is_escaped or text.endswith("\\", position)
+        self.scanned = len(text)
+        return None
+
+
 @dataclass
 class ToolReader:
     """Parts a text that comes in pieces into what is said and what is called.
 
-    A call of one of the `names` is given as soon as it is whole. What looks like one and is none,
-    as its JSON is broken or there is no such tool, is said. `is_forced`: the text is all calls.
+    A call begins when the name of a tool and the first bracket of its arguments are there, which
+    then are given as they come. What looks like a call and is none, as there is no such tool, is
+    said, and so are calls after the first `most_calls`. `is_forced`: the text is all calls.
     """
 
     names: frozenset[str]
     is_forced: bool = False
+    most_calls: int | None = None
+    begun: int = 0  # calls so far, and those of them whose arguments are whole
+    whole: int = 0
     _held: str = ""  # what may be the beginning of a call
     _has_said: bool = False
     _is_calling: bool = False
     _has_called: bool = False  # since the calls began
-    _scanned: int = 0  # of `_held`, by `_object_end`
-    _depth: int = 0
-    _is_in_string: bool = False
+    _is_after_arguments: bool = False  # and the call's own bracket is open
+    _brackets: _Brackets = field(default_factory=_Brackets)  # of what is held
 
-    def push(self, piece: str) -> tuple[str, list[Call]]:
-        """What the next piece adds: text, and calls in OpenAI's form."""
+    def push(self, piece: str) -> tuple[str, list[Delta]]:
+        """What the next piece adds: text, and parts of calls in OpenAI's form."""
         self._held += piece
         said: list[str] = []
-        calls: list[Call] = []
-        while self._is_calling or self._begin_calls(said):
-            begin = _match_end(self._held)
-            rest = self._held[begin : begin + len("</tool_call>")]
-            if any(mark.startswith(rest) for mark in _MARKS):
-                break
-            end = self._object_end(begin) if self._may_call(begin) else begin
-            if end is None:
-                break
-            call = self._call(self._held[begin:end])
-            if call is not None:
-                calls.append(call)
-                self._has_called = True
-            else:
-                self._is_calling = False
-                said.append(self._held[begin:end] if self._has_called else self._held[:end])
-            self._held = self._held[end:]
+        deltas: list[Delta] = []
+        while self._read(said, deltas):
+            pass
         text = "".join(said)
         self._has_said = self._has_said or bool(text.strip())
-        return text, calls
+        return text, deltas
 
     def finish(self) -> str:
         """What was held back at the text's end and is no call."""
         is_closed = self._has_called and _match_end(self._held) == len(self._held)
         rest, self._held = self._held, ""
         return "" if self._is_calling and is_closed else rest
+
+    def _read(self, said: list[str], deltas: list[Delta]) -> bool:
+        """Take the next part of what is held; whether there is one that is complete."""
+        if self.whole < self.begun:
+            return self._read_arguments(deltas)
+        if self._is_after_arguments:  # some have an id there
+            end = self._brackets.end(self._held, 0)
+            self._is_after_arguments = end is None
+            return self._drop(end)
+        if not (self._is_calling or self._begin_calls(said)):
+            return False
+        begin = _match_end(self._held)
+        rest = self._held[begin : begin + len("</tool_call>")]
+        if any(mark.startswith(rest) for mark in _MARKS):
+            return False
+        end = begin
+        if self._may_call(begin):
+            head = _CALL_HEAD.match(self._held, begin)
+            if head is not None:
+                self._begin_call(head[1], "", deltas)
+                return self._drop(head.end())
+            end = self._brackets.end(self._held, begin)
+        if end is not None and not self._read_whole(self._held[begin:end], deltas):
+            self._is_calling = False
+            said.append(self._held[begin:end] if self._has_called else self._held[:end])
+        return self._drop(end)
 
     def _begin_calls(self, said: list[str]) -> bool:
         """Whether calls begin in what is held; what is before them is said."""
@@ -151,40 +217,71 @@ class ToolReader:
 
     def _may_call(self, begin: int) -> bool:
         """Whether an object begins there; without a mark before it, one that begins as calls do."""
-        if not self._held.startswith("{", begin):
+        if not self._held.startswith("{", begin) or self.begun == self.most_calls:
             return False
+        named = _NAMED.match(self._held, begin)
+        if named is not None:
+            return named[1] in self.names
         has_mark = bool(self._held[:begin].strip()) or self._has_called or self.is_forced
         start = "".join(self._held[begin : begin + 80].split())[: len(_BARE_CALL)]
         return has_mark or _BARE_CALL.startswith(start)
 
-    def _object_end(self, begin: int) -> int | None:
-        """Where the object that begins there ends; None while it is not whole."""
-        position = max(self._scanned, begin)
-        for match in _STRUCTURE.finditer(self._held, position):
-            position, mark = match.end(), match[0]
-            if mark == '"':
-                self._is_in_string = not self._is_in_string
-            elif not self._is_in_string and mark[0] != "\\":
-                self._depth += 1 if mark in "{[" else -1
-                if self._depth == 0:
-                    self._scanned = 0
-                    return position
-        is_escape_open = self._held.endswith("\\") and position < len(self._held)
-        self._scanned = len(self._held) - is_escape_open
-        return None
+    def _begin_call(self, name: str, arguments: str, deltas: list[Delta]) -> None:
+        function = {"name": name, "arguments": arguments}
+        call_id = f"call_{secrets.token_hex(12)}"
+        deltas.append(
+            {"index": self.begun, "id": call_id, "type": "function", "function": function}
+        )
+        self.begun += 1
+        self._has_called = True
 
-    def _call(self, text: str) -> Call | None:
+    def _read_arguments(self, deltas: list[Delta]) -> bool:
+        end = self._brackets.end(self._held, 0)
+        part = self._held[:end]
+        self._held, self._brackets.scanned = self._held[len(part) :], 0
+        if part:
+            deltas.append({"index": self.begun - 1, "function": {"arguments": part}})
+        if end is None:
+            return False
+        self.whole, self._is_after_arguments = self.begun, True
+        self._brackets = _Brackets(depth=1)  # the call's own
+        return True
+
+    def _drop(self, end: int | None) -> bool:
+        """Forget what is held up to there; False where nothing ends yet."""
+        if end is not None:
+            self._held, self._brackets = self._held[end:], _Brackets()
+        return end is not None
+
+    def _read_whole(self, text: str, deltas: list[Delta]) -> bool:
+        """Whether the text is a call, with its fields in any order."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return None
+            return False
         if not isinstance(value, dict) or value.get("name") not in self.names:
-            return None
+            return False
         arguments = value.get("arguments", value.get("parameters", {}))
         if not isinstance(arguments, dict):
-            return None
-        function = {"name": value["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
-        return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+            return False
+        self._begin_call(value["name"], json.dumps(arguments, ensure_ascii=False), deltas)
+        self.whole = self.begun
+        return True
+
+
+def joined(deltas: Iterable[Delta]) -> list[Call]:
+    """The calls that the parts of them make."""
+    calls: list[Call] = []
+    parts: list[list[str]] = []
+    for delta in deltas:
+        if "id" in delta:
+            calls.append({name: value for name, value in delta.items() if name != "index"})
+            parts.append([])
+        parts[-1].append(delta["function"]["arguments"])
+    return [
+        {**call, "function": {**call["function"], "arguments": "".join(texts)}}
+        for call, texts in zip(calls, parts, strict=True)
+    ]
 
 
 def _match_end(text: str) -> int:
