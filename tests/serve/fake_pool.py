@@ -21,7 +21,7 @@ DESCRIPTION = {
     "isa": "none",
     "parameters": 1_000,
     "embedding_size": 2,
-    "weight_bytes": 4_000,
+    "memory_bytes": 4_000,
     "file_type": "F32",
     "bos": "<s>",
     "eos": "</s>",

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from serve.fake_pool import CONTEXT_TOKENS, FakeClient, FakePool
 from serve.live_server import client_of
 from starlette.testclient import TestClient
 
+from puna.serve.app import build_app
 from puna.serve.errors import ServeError
 from puna.serve.ollama.responses import ChatLine, Embedded, GenerateLine, OneEmbedded
+from puna.serve.settings import ServeSettings
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {
@@ -129,6 +133,7 @@ def test_options_become_the_engines_settings():
         "use_mmap": True,
         "mirostat": 0,
         "tfs_z": 1,
+        "vocab_only": False,
     }
     assert asked(options=options)["params"] == {
         "max_tokens": 7,
@@ -341,14 +346,38 @@ def test_tags_list_every_model_and_ps_the_loaded_ones():
     pool.states["large"] = "unloaded"
     client = client_of(pool)
     small, large = client.get("/api/tags").json()["models"]
-    assert (small["name"], small["model"], small["size"]) == ("small:latest", "small:latest", 4_000)
+    assert (small["name"], small["model"]) == ("small:latest", "small:latest")
     assert small["details"]["quantization_level"] == "F32"
     assert small["details"]["parameter_size"] == "1.0K"
-    assert (large["name"], large["size"]) == ("large:latest", 0)
+    assert large["name"] == "large:latest"
     assert len(small["digest"]) == 64
     assert small["digest"] != large["digest"]
     (running,) = client.get("/api/ps").json()["models"]
     assert (running["name"], running["context_length"]) == ("small:latest", CONTEXT_TOKENS)
+    assert running["size"] == 4_000
+
+
+def test_a_digest_changes_with_the_model_s_files_and_with_nothing_else(tmp_path: Path):
+    file = tmp_path / "run" / "model.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"x" * 5)
+    for model in (file, file.parent):
+        pool = FakePool()
+        settings = ServeSettings(models={"fake": str(model)})
+        client = TestClient(build_app(settings, pool), base_url="http://127.0.0.1")
+
+        def listed(client: TestClient = client) -> tuple[str, int, float]:
+            (one,) = client.get("/api/tags").json()["models"]
+            changed_at = datetime.fromisoformat(one["modified_at"]).timestamp()
+            return one["digest"], one["size"], changed_at
+
+        before = listed()
+        assert before[1:] == pytest.approx((5, file.stat().st_mtime), abs=1e-3)
+        pool.states["fake"] = "unloaded"
+        assert listed() == before
+        os.utime(file, (1, file.stat().st_mtime + 60))
+        assert listed()[0] != before[0]
+        assert listed()[2] == pytest.approx(before[2] + 60)
 
 
 def test_show_tells_what_clients_ask_of_a_model():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import os
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 import puna
+from puna.errors import PunaError
 from puna.serve.body import JsonRoute
 from puna.serve.errors import ServeError
 from puna.serve.ollama.naming import meant_name, tagged, timestamp
@@ -20,11 +25,13 @@ from puna.serve.ollama.responses import (
     Shown,
 )
 from puna.serve.ollama.schemas import ShowRequest
+from puna.weights.cache import Cache
+from puna.weights.registry import is_name
 
 router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
 
 _NEVER = "9999-12-31T00:00:00Z"  # no time unloads a model, only want of memory does
-_UNKNOWN: dict[str, Any] = {"path": "", "weight_bytes": 0, "parameters": 0, "file_type": ""}
+_UNKNOWN: dict[str, Any] = {"path": "", "parameters": 0, "file_type": ""}
 
 
 @router.get("/api/version", response_model=OllamaVersion, responses={403: ERRORS[403]})
@@ -40,7 +47,7 @@ async def version() -> Any:
     responses=ONLY_READS,
 )
 async def tags(request: Request) -> Any:
-    """Every model that is served; sizes and details of those that are loaded."""
+    """Every model that is served, with its files' size; details of those that are loaded."""
     pool = request.app.state.pool
     return {"models": [await _listed(request, name) for name in pool.names()]}
 
@@ -83,21 +90,41 @@ async def show(body: ShowRequest, request: Request) -> Any:
 
 
 async def _listed(request: Request, name: str) -> dict[str, Any]:
-    described = await _described(request.app.state.pool, name)
+    state = request.app.state
+    described = await _described(state.pool, name)
     return {
         "name": tagged(name),
         "model": tagged(name),
-        "modified_at": timestamp(request.app.state.started_at),
-        "size": described["weight_bytes"],
-        "digest": hashlib.sha256(name.encode()).hexdigest(),
+        **await asyncio.to_thread(_on_disk, name, state.settings.models[name], state.started_at),
         "details": _details(described),
     }
+
+
+def _on_disk(name: str, model: str, started_at: float) -> dict[str, Any]:
+    """What its files take, when the last of them changed, and a digest that changes with them.
+
+    Of their names, sizes and times: to read gigabytes would take a minute.
+    """
+    path = Path(model)
+    with contextlib.suppress(PunaError):  # not pulled yet
+        path = Cache().locate(model).path if is_name(model) and not os.path.exists(path) else path
+    digest, size, changed_at = hashlib.sha256(name.encode()), 0, 0.0
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        with contextlib.suppress(OSError):  # a run's old checkpoint goes while its folder is read
+            stat = file.stat()
+            if not S_ISREG(stat.st_mode):
+                continue
+            size, changed_at = size + stat.st_size, max(changed_at, stat.st_mtime)
+            digest.update(f"\n{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    modified_at = timestamp(changed_at or started_at)
+    return {"modified_at": modified_at, "size": size, "digest": digest.hexdigest()}
 
 
 async def _running(pool: Any, name: str) -> dict[str, Any]:
     described = await _described(pool, name)
     return {
         "expires_at": _NEVER,
+        "size": described.get("memory_bytes", 0),
         "size_vram": 0,
         "context_length": described.get("context_tokens", 0),
     }

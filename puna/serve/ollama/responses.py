@@ -97,7 +97,7 @@ class Details(Answered):
 
 
 class OllamaModel(Answered):
-    """A model in a list. The digest is its name's: no file is read for it."""
+    """A model in a list. The digest is of its files' names, sizes and times, not of their bytes."""
 
     name: str
     model: str

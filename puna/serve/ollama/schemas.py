@@ -62,6 +62,9 @@ class Options(Strict):
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
     tfs_z: Annotated[float, Field(ge=1, le=1)] | None = None
+    vocab_only: Literal[False] | None = None
+    embedding_only: Literal[False] | None = None
+    logits_all: bool | None = None
     num_keep: int | None = None
     num_batch: int | None = None
     num_gpu: int | None = None
