@@ -92,6 +92,7 @@ def server_of(app: ASGIApp, settings: ServeSettings) -> Server:
         app,
         http=connection_class(settings.limits),
         ws="none",
+        lifespan="off",  # there is none; where it is cut off, it is logged as a failure
         log_config=None,
         access_log=False,  # ours tells more
         server_header=False,

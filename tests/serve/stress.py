@@ -20,7 +20,7 @@ from puna.infer.engine import Engine
 from puna.infer.sampling_params import SamplingParams
 
 PROMPTS = ("The llama", "In 1532", "def herd", "Un r\u00edo corre", "Once upon a time", "Spring is")
-COMPLETIONS = "/v1/completions"
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,28 @@ def asks_of(engine: Engine, tokens: int) -> list[Ask]:
         ids = engine.tokenizer.encode(prompt)
         body = {"content": prompt, "add_special": False}
         asks.append(Ask(posted("/tokenize", **body), ids, lambda body: json.loads(body)["tokens"]))
+        if engine.tokenizer.chat_template is not None:
+            asks += chats_of(engine, prompt, sampled, options)
     return asks
+
+
+def chats_of(
+    engine: Engine, prompt: str, sampled: dict[str, Any], options: dict[str, Any]
+) -> list[Ask]:
+    """A conversation in each form; the prompts of all of them have the same beginning."""
+    messages = [
+        {"role": "system", "content": "You are a guide in the Andes."},
+        {"role": "user", "content": prompt},
+    ]
+    ids = engine.tokenizer.encode_chat(engine.tokenizer.render_chat(messages))
+    texts = [one.text for one in engine.generate([ids], SamplingParams(n=2, **sampled))]
+    asked = {"messages": messages, **sampled}
+    ollama = {"model": "stressed", "messages": messages, "options": options}
+    return [
+        Ask(posted(CHAT, **asked, n=2), texts, whole_chats),
+        Ask(posted(CHAT, **asked, stream=True), texts[0], streamed_chat),
+        Ask(posted("/api/chat", **ollama), texts[0], ollama_chat),
+    ]
 
 
 def nonsense(context_tokens: int) -> list[tuple[bytes, int | None]]:
@@ -92,18 +113,41 @@ def whole_texts(body: bytes) -> list[str]:
     return [one["text"] for one in json.loads(body)["choices"]]
 
 
+def whole_chats(body: bytes) -> list[str]:
+    """The messages of a finished answer."""
+    return [one["message"]["content"] for one in json.loads(body)["choices"]]
+
+
 def streamed_text(body: bytes) -> str:
-    """The text of a stream of events; it has to have come to its end."""
-    assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
-    events = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: {")]
-    return "".join(one["text"] for event in events for one in json.loads(event)["choices"])
+    """The text of a stream of events."""
+    return "".join(one["text"] for one in _streamed(body))
+
+
+def streamed_chat(body: bytes) -> str:
+    """The message of a stream of events."""
+    return "".join(one["delta"].get("content", "") for one in _streamed(body))
 
 
 def ollama_text(body: bytes) -> str:
     """The text of Ollama's stream of lines."""
+    return "".join(line["response"] for line in _lines(body))
+
+
+def ollama_chat(body: bytes) -> str:
+    """The message of Ollama's stream of lines."""
+    return "".join(line["message"]["content"] for line in _lines(body))
+
+
+def _streamed(body: bytes) -> list[dict[str, Any]]:
+    assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
+    events = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: {")]
+    return [one for event in events for one in json.loads(event)["choices"]]
+
+
+def _lines(body: bytes) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in body.splitlines()]
     assert lines[-1]["done"]
-    return "".join(line["response"] for line in lines)
+    return lines
 
 
 class Crowd:

@@ -103,7 +103,7 @@ def test_what_does_not_end_in_time_is_cut_off():
         assert 0.4 < time.monotonic() - began < 4
 
 
-def test_a_second_signal_ends_it_at_once():
+def test_a_second_signal_ends_it_at_once_and_that_is_no_failure(capfd: pytest.CaptureFixture[str]):
     with child(100_000, 0.01, drain_seconds=60) as server, closing(server.streaming()) as stream:
         server.process.terminate()
         wait_until_refused(server)
@@ -114,6 +114,7 @@ def test_a_second_signal_ends_it_at_once():
         code, _said = server.ended(5)
         assert code == 0
         assert time.monotonic() - began < 3
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_reader_that_does_not_read_does_not_hold_the_end_up():

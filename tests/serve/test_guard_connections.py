@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serve.fake_pool import FakeClient, FakePool
@@ -328,6 +329,7 @@ class Unread:
     def __init__(self, plain: socket.socket) -> None:
         self.plain = plain
         self.is_aborted = False
+        self.sent: list[bytes] = []
 
     def get_extra_info(self, name: str) -> socket.socket | None:
         return self.plain if name == "socket" else None
@@ -339,23 +341,44 @@ class Unread:
         return True
 
     def write(self, data: bytes) -> None:
-        pass
+        self.sent.append(data)
 
     def abort(self) -> None:
         self.is_aborted = True
 
 
-def test_the_last_bytes_of_an_answer_do_not_keep_a_connection():
-    """Too few of them for the server to stop writing, which is when it begins to wait."""
+def connection_on(transport: Unread) -> Any:
+    """A connection of a server with LIMITS, which waits for nothing yet."""
     server = server_of(None, settings_for(FakePool(), limits=LIMITS))  # type: ignore[arg-type]
+    connection = server.config.http_protocol_class(  # type: ignore[operator,call-arg]
+        config=server.config, server_state=ServerState(), app_state={}
+    )
+    connection.connection_made(transport)
+    connection._stop_head_timer()
+    return connection
+
+
+def test_what_one_turn_of_the_loop_writes_is_sent_in_one_piece():
+    """Sending costs most of a refusal; and asyncio warns of the fifth piece to who has left."""
 
     async def main(transport: Unread) -> None:
-        connection = server.config.http_protocol_class(  # type: ignore[operator,call-arg]
-            config=server.config, server_state=ServerState(), app_state={}
-        )
-        connection.connection_made(transport)
-        connection._stop_head_timer()
+        connection = connection_on(transport)
+        for part in (b"head ", b"body ", b"end"):
+            connection.transport.write(part)
+        await asyncio.sleep(0)
+        connection.transport.write(b"more")
         connection.on_response_complete()
+        assert transport.sent == [b"head body end", b"more"]
+
+    with socket.socket() as plain:
+        asyncio.run(main(Unread(plain)))
+
+
+def test_the_last_bytes_of_an_answer_do_not_keep_a_connection():
+    """Too few of them for the server to stop writing, which is when it begins to wait."""
+
+    async def main(transport: Unread) -> None:
+        connection_on(transport).on_response_complete()
         await asyncio.sleep(0.2)
         assert not transport.is_aborted
         await asyncio.sleep(0.5)
