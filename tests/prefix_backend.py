@@ -49,6 +49,9 @@ class PrefixBackend:
             rows += [self.logits(known[: position + 1]) for position in range(first, end)]
         return np.array(rows, dtype=np.float32).reshape(-1, self.vocabulary_size)
 
+    def choose(self, chunks: Sequence[Chunk]) -> Sequence[int | np.ndarray]:
+        return list(self.step(chunks))
+
     def hidden(self, chunks: Sequence[Chunk]) -> np.ndarray:
         return self.step(chunks)
 

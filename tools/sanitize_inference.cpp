@@ -134,7 +134,8 @@ class Weights {
 // Two sequences, the first of POSITIONS, the second of 40, in spans of these rows each.
 class Texts {
  public:
-  Texts(Engine& engine, int64_t first_rows, int64_t second_rows) : engine_(engine) {
+  Texts(Engine& engine, const InferenceKernels& kernels, int64_t first_rows, int64_t second_rows)
+      : engine_(engine), kernels_(kernels) {
     const int64_t vocabulary = engine.model().vocabulary;
     engine.reserve(POSITIONS / PAGE + 1 + 2);
     for (int32_t page = POSITIONS / PAGE; page >= 0; --page) pages_[0].push_back(page + 2);
@@ -158,7 +159,8 @@ class Texts {
     const int64_t vocabulary = engine_.model().vocabulary;
     std::vector<int32_t> ids, wanted;
     std::vector<float> cosines, sines, found(all * vocabulary);
-    std::vector<int64_t> likeliest(all), targets(all);
+    std::vector<int64_t> drawn(all), targets(all);
+    std::vector<Draw> draws;
     std::vector<double> scores(all);
     Request request{};
     for (int i = 0; i < 2; ++i) {
@@ -178,7 +180,12 @@ class Texts {
     request.ids = ids.data(), request.rows = all;
     request.cosines = cosines.data(), request.sines = sines.data();
     request.wanted = wanted.data(), request.wanted_count = all;
-    request.logits = found.data(), request.likeliest = likeliest.data();
+    for (int64_t row = 0; row < all; ++row)
+      draws.push_back({static_cast<double>(vocabulary - row % 3), 0.5 * static_cast<double>(row % 4),
+                       static_cast<double>(row % 5), row % 2 ? 1 : 0.75, row % 7 ? 0 : 0.125,
+                       static_cast<double>(row % 16) / 16});
+    request.logits = found.data(), request.logits_count = all;
+    request.draws = draws.data(), request.drawn = drawn.data(), request.drawn_count = all;
     request.targets = targets.data(), request.log_probabilities = scores.data();
     if (!engine_.step(request)) ++failures, printf("logits are not finite\n");
     float* from = found.data();
@@ -187,11 +194,29 @@ class Texts {
         memcpy(&logits[i][done[i] * vocabulary], from, rows[i] * vocabulary * sizeof(float));
       from += rows[i] * vocabulary;
     }
-    for (int64_t row = 0; row < all; ++row)
+    for (int64_t row = 0; row < all; ++row) {
       if (!(scores[row] <= 0)) ++failures, printf("a log-probability is above 0\n");
+      const float* const at = found.data() + row * vocabulary;
+      if (!(0 <= drawn[row] && drawn[row] < draws[row].ids)) ++failures, printf("no such id\n");
+      else if (draws[row].temperature == 0 && at[drawn[row]] < at[0])
+        ++failures, printf("not the likeliest id\n");
+      else draw_alone(draws[row], at, drawn[row]);
+    }
+  }
+
+  // The same from a row by itself, in memory that ends where a forbidden page begins.
+  void draw_alone(const Draw& draw, const float* logits, int64_t wanted) const {
+    const auto ids = static_cast<int64_t>(draw.ids), whole = (ids + 15) / 16 * 16;
+    const Guarded given(ids * 4), row(whole * 4), keys(whole * 4);
+    memcpy(given.get(), logits, ids * sizeof(float));
+    const int64_t id = kernels_.draw_from(
+        reinterpret_cast<const float*>(given.get()), draw, reinterpret_cast<float*>(row.get()),
+        reinterpret_cast<int32_t*>(keys.get()));
+    if (id != wanted) ++failures, printf("alone another id is drawn\n");
   }
 
   Engine& engine_;
+  const InferenceKernels& kernels_;
   std::vector<int32_t> pages_[2];
 };
 
@@ -220,9 +245,9 @@ void check(const InferenceKernels& kernels, Weights& weights, Mode mode, int64_t
   weights.model.kept_bytes = kept_bytes;
   Engine alone(kernels, weights.model, weights.layers, 1);
   Engine three(kernels, weights.model, weights.layers, 3);
-  const Texts texts(alone, 7, 1);
-  const double threads = largest_difference(texts, Texts(three, 7, 1));
-  const double spans = largest_difference(texts, Texts(three, 100, 33));
+  const Texts texts(alone, kernels, 7, 1);
+  const double threads = largest_difference(texts, Texts(three, kernels, 7, 1));
+  const double spans = largest_difference(texts, Texts(three, kernels, 100, 33));
   printf("%s, kept in %d, dim %d: %016llx, first logits %.3f %.3f %.3f\n", NAMES[mode],
          static_cast<int>(kept_bytes), static_cast<int>(weights.model.dim),
          static_cast<unsigned long long>(checksum(texts)),

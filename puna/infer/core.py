@@ -9,7 +9,7 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 
 from puna.errors import BusyError, PunaError
-from puna.infer.backends.base import Backend, FloatArray, IdArray
+from puna.infer.backends.base import Backend
 from puna.infer.scheduler import Limits, Scheduler, Work
 from puna.infer.sequence import Sequence
 
@@ -143,14 +143,8 @@ class Core:
     def _compute(self, works: list[Work]) -> None:
         """One call of the backend, and what each sequence makes of its rows."""
         chunks = [work.sequence.chunk(work.rows, work.drafts) for work in works]
-        size = self.scheduler.limits.vocabulary_size
-        output: FloatArray | IdArray
-        if works[0].sequence.mean is not None:
-            output = self._backend.hidden(chunks)
-        elif all(work.sequence.takes_likeliest(size) for work in works):
-            output = self._backend.likeliest(chunks)
-        else:
-            output = self._backend.step(chunks)
+        has_mean = works[0].sequence.mean is not None
+        output = self._backend.hidden(chunks) if has_mean else self._backend.choose(chunks)
         row = 0
         counts = self._counts
         for work, chunk in zip(works, chunks, strict=True):

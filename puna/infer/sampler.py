@@ -1,4 +1,4 @@
-"""Logits -> the next token: pure functions, in the order of `adjusted` and then `candidates`.
+"""Logits -> the next token: pure functions, in the order of `adjusted` and then `possible`.
 
 Logit bias, repetition penalty, frequency and presence penalties, temperature, top-k, top-p, min-p,
 typical, one draw: the order of transformers, and of vLLM but for min-p, which stands before top-k
@@ -6,49 +6,41 @@ there. What changes single logits comes before what compares them, and each filt
 probabilities that the one before it left. The repetition penalty counts prompt and generated ids,
 as in CTRL; frequency and presence penalties count generated ids alone, as OpenAI defines them.
 
-It runs between steps of a few milliseconds, so it sorts no whole vocabulary unless it must: 49,152
-logits take 7 us greedy, 60 with temperature, and with top-p 100 where few ids are likely, 190 where
-all are. A row is chosen from alone, in one order of adds: what else is in the step cannot matter.
+From temperature to draw, but for typical, the C++ kernels (native/csrc/inference/draw.h) do the
+same in a tenth of the time, inside a step or here, and take the same id bit for bit: weights are
+whole numbers, made of multiplications and additions that are each rounded by themselves, and
+their sums are exact in any order. So neither the way nor what else is in the step matters.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from puna import hardware
 from puna.errors import CheckpointError
+from puna.infer.backends.base import Draw
 from puna.infer.sampling_params import SamplingParams
+from puna.native import kernels
 
-Logits = npt.NDArray[np.floating]
-Weights = npt.NDArray[np.floating]  # probabilities times any positive number
+Logits = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float32]  # whole numbers; 0: not to be drawn
 Ids = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
+LIKELIEST = 2.0**32  # the greatest weight: sums of 2^21 weights are exact in float64
+LOG2_OF_E = 1.4426950408889634
+# 2^x on [-1/2, 1/2], the nearest polynomial of degree 5 that is exact at 0
+EXP2_FACTORS = (1.3264727e-3, 9.6715127e-3, 5.5507337e-2, 2.4022242e-1, 6.9314698e-1, 1.0)
+LEAST_POWER = -40  # of 2, relative to the likeliest: below 2^-33 a weight is 0
 COLDEST = 1e-30  # float32 divides by it; all but the likeliest are at 0 long before
 TINY = 1e-38  # changes no weight that counts, and has a logarithm
-LIKELY = 2**-13  # of the greatest weight: of SmolLM2 100 ids, and hardly ever below 95 %
-NEAR = 7.0  # nats of surprise from the mean: for a peaked distribution, as LIKELY
-MANY = 6  # one in so many: from there on taking them out is the slower way
-SORTED_AT_ONCE = 4096  # weights; of more a sample says which to sort
-STRIDE, SPARE = 64, 6  # one weight of 64 is in the sample; places in it to go too far
 MOST_PARTS = 64  # of a vocabulary, compared with each other
-SUM_BLOCK = 512
-STEPS_PER_NAT = 64
-
-
-class Candidates(NamedTuple):
-    """The ids, ascending, that may be drawn, and how likely each is against the others.
-
-    Without ids, those of the whole vocabulary. One of weight 0 is not drawn.
-    """
-
-    ids: Ids | None
-    weights: Weights
 
 
 class TokenCounts:
@@ -101,17 +93,40 @@ def next_token(logits: Logits, params: SamplingParams, counts: TokenCounts, poin
     """
     if params.logit_bias or params.has_penalties:
         logits = adjusted(logits, params, counts)
+    draw = draw_for(params, len(logits), point)
+    isa = None if params.typical_p != 1 else drawing_isa()
+    if isa is None:
+        return drawn_id(logits, draw, params.typical_p)
+    token: int = kernels.extension().draw(
+        isa, np.ascontiguousarray(logits, dtype=np.float32), np.array([draw], dtype=np.float64)
+    )
+    return token if token >= 0 else drawn_id(logits, draw)
+
+
+def draw_for(params: SamplingParams, vocabulary_size: int, point: float) -> Draw:
+    """What the settings ask of a row, but for what changes its logits before, and typical."""
+    if params.temperature == 0:
+        return Draw(vocabulary_size)
+    temperature = max(params.temperature, COLDEST)
+    return Draw(vocabulary_size, temperature, params.top_k, params.top_p, params.min_p, point)
+
+
+@functools.cache
+def drawing_isa() -> str | None:
+    """The build of the C++ kernels that draws; None where NumPy does: PUNA_ISA=none, no kernels."""
+    is_wanted = hardware.isa_wish() != kernels.NONE and kernels.inference_isas()
+    return kernels.inference_isa() if is_wanted else None
+
+
+def drawn_id(logits: Logits, draw: Draw, typical_p: float = 1.0) -> int:
+    """The id that the draw takes, by NumPy. Raises CheckpointError as `next_token`."""
     best = int(logits.argmax())  # of a NaN, where there is one
     if not np.isfinite(logits[best]):
         raise CheckpointError(
             "the model's logits are not finite numbers",
             hint="its weights are damaged or its training diverged; try an earlier checkpoint",
         )
-    if params.temperature == 0:
-        return best
-    ids, weights = candidates(logits, params)
-    place = draw(weights, point)
-    return place if ids is None else int(ids[place])
+    return place_at(possible(logits, draw, typical_p), draw.point) if draw.temperature else best
 
 
 def adjusted(logits: Logits, params: SamplingParams, counts: TokenCounts) -> Logits:
@@ -135,28 +150,35 @@ def adjusted(logits: Logits, params: SamplingParams, counts: TokenCounts) -> Log
     return result
 
 
-def candidates(logits: Logits, params: SamplingParams) -> Candidates:
-    """What temperature and filters leave of the logits; the likeliest id always stays."""
-    ids: Ids | None = None
-    if 0 < params.top_k < len(logits):
-        ids = greatest(logits, params.top_k)
-        logits = logits[ids]
-    left = Candidates(ids, tempered(logits, params.temperature))
-    if params.top_p != 1:
-        left = keep_top_p(left, params.top_p)
-    if params.min_p != 0:
-        left = keep_min_p(left, params.min_p)
-    if params.typical_p != 1:
-        left = keep_typical(left, params.typical_p)
-    return left
+def possible(logits: Logits, draw: Draw, typical_p: float = 1.0) -> Weights:
+    """How likely each id is, against the others, after temperature and filters."""
+    if 0 < draw.top_k < len(logits):
+        kept = greatest(logits, int(draw.top_k))
+        some = np.full_like(logits, -np.inf)
+        some[kept] = logits[kept]
+        logits = some
+    weights = tempered(logits, draw.temperature)
+    if draw.top_p != 1:
+        weights = keep_top_p(weights, draw.top_p)
+    if draw.min_p != 0:
+        weights = np.where(weights >= np.float32(draw.min_p * LIKELIEST), weights, np.float32(0))
+    return weights if typical_p == 1 else keep_typical(weights, typical_p)
 
 
 def tempered(logits: Logits, temperature: float) -> Weights:
-    """exp((logit - the greatest) / temperature): 1 for the likeliest."""
-    shifted = logits - logits.max()
+    """2^32 e^((logit - the greatest) / temperature), to the nearest whole number."""
     with np.errstate(over="ignore", under="ignore"):  # when cold, all but the best go to 0
-        shifted /= shifted.dtype.type(max(temperature, COLDEST))
-        weights: Weights = np.exp(shifted, out=shifted)
+        power = (logits - logits.max()) * np.float32(LOG2_OF_E / temperature)
+    np.maximum(power, np.float32(LEAST_POWER), out=power)
+    whole = np.rint(power)
+    rest = power - whole
+    weights: Weights = np.full_like(rest, EXP2_FACTORS[0])
+    for factor in EXP2_FACTORS[1:]:
+        weights *= rest
+        weights += np.float32(factor)
+    exponent_bits = (whole.astype(np.int32) + (127 + 32)) << 23
+    weights *= exponent_bits.view(np.float32)
+    np.rint(weights, out=weights)
     return weights
 
 
@@ -181,91 +203,39 @@ def likeliest_ids(logits: Logits, count: int) -> Ids:
     return ids[np.argsort(-logits[ids], kind="stable")]
 
 
-def keep_top_p(given: Candidates, top_p: float) -> Candidates:
+def keep_top_p(weights: Weights, top_p: float) -> Weights:
     """The fewest most likely that together pass `top_p` of all weight (nucleus sampling).
 
     As the release does it: sort, sum up, drop where the sum before an id is above top_p.
     """
-    weights = given.weights
-    whole = total = _sum(weights)
-    few = _few(given, weights >= weights.max() * weights.dtype.type(LIKELY))
-    if few is not None and (found := _sum(few.weights)) > top_p * whole:
-        given, weights, total = few, few.weights, found
-    # From the least on those go whose sum stays below what may be missing.
-    missing = total - top_p * whole
-    near, before = _near(weights, missing)
-    near = np.sort(near)
-    running = np.cumsum(near, dtype=np.float64)
-    place = min(int(np.searchsorted(running, missing - before)), len(near) - 1)
-    equals = place - int(np.searchsorted(near, near[place]))
-    return _only(given, _from(weights, near[place], equals))
+    running = np.cumsum(np.sort(weights)[::-1], dtype=np.float64)
+    count = 1 + int(np.searchsorted(running[:-1], top_p * running[-1], side="right"))
+    kept = np.zeros_like(weights)
+    ids = greatest(weights, count)
+    kept[ids] = weights[ids]
+    return kept
 
 
-def keep_min_p(given: Candidates, min_p: float) -> Candidates:
-    """Those at least `min_p` times as likely as the most likely one."""
-    weights = given.weights
-    return _only(given, weights >= weights.max() * weights.dtype.type(min_p))
-
-
-def keep_typical(given: Candidates, mass: float) -> Candidates:
+def keep_typical(weights: Weights, mass: float) -> Weights:
     """The fewest of most typical surprise that together reach `mass` (Meister et al. 2022).
 
     An id is the more typical the closer its surprise, -log p, is to the mean one, the entropy.
     """
-    whole = _sum(given.weights)
-    distance = np.log(given.weights + TINY)  # from log p by the logarithm of the whole alone
-    mean = _sum(given.weights * distance) / whole
-    distance -= mean
-    np.abs(distance, out=distance)
-    near = distance < mean + NEAR
-    few = _few(given, near)
-    if few is not None and _sum(few.weights) >= mass * whole:
-        given, distance = few, distance[near]
-    return _only(given, distance <= _radius(distance, given.weights, mass * whole))
+    total = weights.sum(dtype=np.float64)
+    logs = np.log(weights + np.float32(TINY))  # from log p by the logarithm of the whole alone
+    mean = (weights * logs).sum(dtype=np.float64) / total
+    distance = np.abs(logs - np.float32(mean))
+    order = np.argsort(distance)
+    running = np.cumsum(weights[order], dtype=np.float64)
+    last = min(int(np.searchsorted(running, mass * total)), len(order) - 1)
+    return np.where(distance <= distance[order[last]], weights, np.float32(0))
 
 
-def draw(weights: Weights, point: float) -> int:
+def place_at(weights: Weights, point: float) -> int:
     """The place at which the running sum passes `point` in [0, 1) of all; never one of weight 0."""
-    # Block by block: one running sum of 49,152 takes 100 us.
-    running = np.cumsum(_block_sums(weights), dtype=np.float64)
-    target = point * float(running[-1])
-    block = int(np.searchsorted(running, target, side="right"))
-    before = running[block - 1] if block else 0.0
-    begin = block * SUM_BLOCK
-    inside = before + np.cumsum(weights[begin : begin + SUM_BLOCK], dtype=np.float64)
-    place = begin + int(np.searchsorted(inside, target, side="right"))
-    place = min(place, len(weights) - 1)
-    if weights[place] == 0:  # rounding: past the last one that is possible
-        place = int(np.flatnonzero(weights[:place])[-1])
-    return place
-
-
-def _radius(distance: Weights, weights: Weights, wanted: float) -> np.floating:
-    """The least distance within which the weights reach the wanted sum."""
-    # Summed up in steps first, so that only the step that reaches it has to be sorted.
-    steps = (distance * STEPS_PER_NAT).astype(np.intp)
-    running = np.cumsum(np.bincount(steps, weights=weights))
-    step = min(int(np.searchsorted(running, wanted)), len(running) - 1)
-    inside = np.flatnonzero(steps == step)
-    inside = inside[np.argsort(distance[inside])]
-    before = running[step - 1] if step else 0.0
-    last = int(np.searchsorted(before + np.cumsum(weights[inside]), wanted))
-    radius: np.floating = distance[inside[min(last, len(inside) - 1)]]
-    return radius
-
-
-def _only(given: Candidates, kept: Mask) -> Candidates:
-    """Those kept; where they are many all, the others at 0: 10 us where taking them costs 50."""
-    few = _few(given, kept)
-    return few or Candidates(given.ids, given.weights * kept.astype(given.weights.dtype))
-
-
-def _few(given: Candidates, kept: Mask) -> Candidates | None:
-    """Those kept, if they are few."""
-    if MANY * np.count_nonzero(kept) > len(kept):
-        return None
-    places = np.flatnonzero(kept)  # 5 times as fast as indexing by the booleans
-    return Candidates(places if given.ids is None else given.ids[places], given.weights[places])
+    running = np.cumsum(weights, dtype=np.float64)
+    place = int(np.searchsorted(running, point * running[-1], side="right"))
+    return place if place < len(weights) else int(np.flatnonzero(weights)[-1])
 
 
 def _first(values: Logits, count: int) -> Ids:
@@ -280,38 +250,3 @@ def _from(values: Logits, least: np.floating, surplus: int) -> Mask:
     if surplus:
         kept[np.flatnonzero(values == least)[-surplus:]] = False
     return kept
-
-
-def _near(weights: Weights, target: float) -> tuple[Weights, float]:
-    """Some weights, among them the one with which the sum, from the least on, reaches `target`,
-    and the sum of all below them: guessed from a sample, and all where the guess proves wrong.
-    """
-    if len(weights) < SORTED_AT_ONCE:
-        return weights, 0.0
-    sample = np.sort(weights[::STRIDE])
-    running = np.cumsum(sample, dtype=np.float64) * STRIDE
-    guess = min(int(np.searchsorted(running, target)), len(sample) - 1)
-    before = _sum(weights * (weights < sample[guess]).astype(weights.dtype))
-    # The sum is missed by so much: the place is as far from the guess, and somewhat farther.
-    missed = target - before
-    other = int(np.searchsorted(running, running[guess] + 1.5 * missed))
-    low, high = (guess, other + SPARE) if missed > 0 else (other - SPARE, guess)
-    inside = weights >= (sample[low] if low >= 0 else 0)
-    inside &= weights < (sample[high] if high < len(sample) else np.inf)
-    near = weights[np.flatnonzero(inside)]
-    found = _sum(near)
-    if missed <= 0:
-        before -= found
-    return (near, before) if before < target <= before + found else (weights, 0.0)
-
-
-def _block_sums(weights: Weights) -> Weights:
-    """Of each 512 weights; einsum, for whole blocks alone, takes half the time of reduceat."""
-    if len(weights) % SUM_BLOCK:
-        return np.add.reduceat(weights, np.arange(0, len(weights), SUM_BLOCK))
-    sums: Weights = np.einsum("ij->i", weights.reshape(-1, SUM_BLOCK))
-    return sums
-
-
-def _sum(weights: Weights) -> float:
-    return float(_block_sums(weights).sum(dtype=np.float64))

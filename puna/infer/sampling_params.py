@@ -101,10 +101,11 @@ class SamplingParams:
         return penalties != (1, 0, 0)
 
     @property
-    def takes_likeliest(self) -> bool:
-        """Whether each token is the one of the greatest logit, and nothing else is asked for."""
-        is_plain = not self.has_penalties and not self.logit_bias and self.constraint is None
-        return self.temperature == 0 and is_plain and self.logprobs is None
+    def needs_logits(self) -> bool:
+        """Whether something changes logits before a token is drawn, reports them, or is typical."""
+        is_changed = self.has_penalties or bool(self.logit_bias) or self.constraint is not None
+        is_typical = self.typical_p != 1 and self.temperature != 0
+        return is_changed or self.logprobs is not None or is_typical
 
     def require_known_ids(self, vocabulary_size: int) -> None:
         """Raises ConfigError for a `logit_bias` or stop id that the model does not have."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
+from puna.infer.backends.base import PAGE_POSITIONS, Chunk, pages_for
 from puna.infer.embedding import StateMean
 from puna.infer.logprobs import TokenLogprob, token_logprob
 from puna.infer.prefix_cache import BEGINNING
 from puna.infer.result import Ending, GenerationResult, Piece
-from puna.infer.sampler import TokenCounts, next_token, uniform
+from puna.infer.sampler import TokenCounts, draw_for, next_token, uniform
 from puna.infer.sampling_params import SamplingParams
 from puna.infer.speculative import NgramDrafts
 from puna.infer.stop import StopStrings
@@ -107,11 +107,6 @@ class Sequence:
         """Whether no token will follow."""
         return self.ended_by is not None or self.error is not None
 
-    def takes_likeliest(self, vocabulary_size: int) -> bool:
-        """Whether the greatest logits' ids are all it needs of a model of that vocabulary."""
-        is_plain = self.params.takes_likeliest and not self.must_score_prompt
-        return is_plain and self._vocabulary_size == vocabulary_size
-
     @property
     def must_score_prompt(self) -> bool:
         """Whether log-probabilities of prompt tokens are still to be taken."""
@@ -153,14 +148,20 @@ class Sequence:
         """The next `rows` ids and then the drafts, with the logits that `advance` needs."""
         start, end = self.computed, self.computed + rows
         wanted = 1 + len(drafts) if end == len(self.ids) and self.limit else 0
+        draws = []
         if self.needs_all_rows:
             wanted = rows
+        elif not self.params.needs_logits:
+            draws = [
+                draw_for(self.params, self._vocabulary_size, self._point(self.generated_tokens + i))
+                for i in range(wanted)
+            ]
         new = np.array([*self.ids[start:end], *drafts], dtype=np.int64)
-        return Chunk(self.pages[: pages_for(start + len(new))], start, new, wanted)
+        return Chunk(self.pages[: pages_for(start + len(new))], start, new, wanted, draws)
 
     def advance(self, rows: int, drafts: ListLike[int], output: Any) -> None:
-        """Take what a step gave for the chunk: logits [wanted rows, vocabulary], ids [rows], or
-        states [rows, dim] where it has a `mean`.
+        """Take what a step gave for the chunk, for each wanted row: the id drawn or logits
+        [vocabulary], or a state [dim] where it has a `mean`.
 
         Raises CheckpointError where the logits are not finite, ConfigError where the constraint
         cannot be kept to.
@@ -235,16 +236,18 @@ class Sequence:
 
     def _choose(self, output: Any) -> int:
         """The next token: chosen by the backend, or drawn from logits [vocabulary]."""
-        if np.ndim(output) == 0:
-            return int(output)
+        if isinstance(output, int):
+            return output
         # A model's vocabulary may be padded beyond the tokenizer's pieces.
         logits = output[: self._vocabulary_size]
         if self._grammar is not None:
             logits = self._grammar.masked(logits)
-        point = 0.0
-        if self.params.temperature:
-            point = uniform(self.seed, self.generated_tokens, self.choice)
+        point = self._point(self.generated_tokens)
         return next_token(logits, self.params, self._counts, point)
+
+    def _point(self, index: int) -> float:
+        """The random number for generated token `index`; 0 where none is drawn."""
+        return uniform(self.seed, index, self.choice) if self.params.temperature else 0.0
 
     def _append(self, token: int, output: Any) -> None:
         """One more token of the text, or the end of it."""
@@ -275,7 +278,7 @@ class Sequence:
         self._texts.append(self._stops.push(self._decoder.flush()) + self._stops.flush())
         self.ended_by = ending if self._stops.found is None else "stop string"
 
-    def _score_prompt(self, start: int, output: FloatArray | IdArray) -> None:
+    def _score_prompt(self, start: int, output: Any) -> None:
         alternatives = self.params.prompt_logprobs or 0
         for position, logits in enumerate(output, start + 1):
             if position == len(self.prompt_logprobs) < self.prompt_tokens:

@@ -114,14 +114,14 @@ def test_room_is_kept_for_a_reply_even_where_much_is_asked_for(engine):
 
 def test_ctrl_c_stops_the_reply_and_not_the_talk(engine, monkeypatch):
     steps = iter(range(1000))
-    real = NumpyBackend.likeliest
+    real = NumpyBackend.choose
 
-    def likeliest(self, chunks):
+    def choose(self, chunks):
         if next(steps) == 3:
             raise KeyboardInterrupt
         return real(self, chunks)
 
-    monkeypatch.setattr(NumpyBackend, "likeliest", likeliest)
+    monkeypatch.setattr(NumpyBackend, "choose", choose)
     chat, printed, said = talk(engine, "The", "")
     assert "3 tokens in" in said
     assert "stopped" in said

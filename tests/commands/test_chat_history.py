@@ -6,7 +6,6 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from puna import cli
@@ -112,14 +111,14 @@ def test_the_oldest_turns_are_left_out_when_the_context_is_full_and_that_is_said
 
 def test_a_reply_ends_at_the_end_of_the_turn(engine, monkeypatch):
     eos = engine.tokenizer.eos_id
-    real = type(engine.backend).likeliest
+    real = type(engine.backend).choose
     steps = iter(range(100))
 
-    def likeliest(self, chunks):
-        ids = real(self, chunks)
-        return ids if next(steps) != 2 else np.full_like(ids, eos)
+    def choose(self, chunks):
+        rows = real(self, chunks)
+        return rows if next(steps) != 2 else [eos] * len(rows)
 
-    monkeypatch.setattr(type(engine.backend), "likeliest", likeliest)
+    monkeypatch.setattr(type(engine.backend), "choose", choose)
     _, printed, said = talk(engine, "The", params=SamplingParams(temperature=0, max_tokens=30))
     assert "3 tokens in" in said
     assert "the model ended the text" in said

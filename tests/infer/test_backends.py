@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from tiny_model import random_arrays, tiny_config
 
 from puna.errors import CheckpointError, MachineError, UsageError
-from puna.infer.backends.base import PAGE_POSITIONS, Backend, Chunk, pages_for
+from puna.infer.backends.base import PAGE_POSITIONS, Backend, Chunk, Draw, pages_for
 from puna.infer.backends.numpy_backend import NumpyBackend
+from puna.infer.sampler import drawn_id
 from puna.model.sizes import RopeScaling
 from puna.model.twin import numpy_shape
 from puna.native.numpy_llama import KvCache, NumpyLlama
@@ -145,6 +147,23 @@ def test_what_a_rejected_draft_left_is_overwritten(name):
     backend.step([Chunk(pages_of(7), 10, wrong[10:16], 6)])
     found = backend.step([Chunk(pages_of(7), 10, ids[10:13], 3)])
     assert_close(found, twin_logits(ids[:13], {})[-3:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choose_gives_ids_that_are_drawn_or_the_logits_to_draw_from(name):
+    backend = make(name, {})
+    first, second = prompts()[1:]
+    draws = [Draw(97), Draw(90, 0.8, 5, 0.9, 0.1, 0.7), Draw(97, 2.0, point=0.4)]
+    plain = [Chunk(pages_of(5), 0, first, 2), Chunk(pages_of(0, 3), 0, second, 3)]
+    logits = backend.step(plain)
+    chosen = backend.choose([plain[0], replace(plain[1], draws=draws)])
+    wanted = [*logits[:2], *map(drawn_id, logits[2:], draws)]
+    for row, found, right, draw in zip(logits, chosen, wanted, [None, None, *draws], strict=True):
+        assert draw is None or isinstance(found, int) or drawn_id(found, draw) == right
+        np.testing.assert_array_equal(found, right if isinstance(found, int) else row)
+    greedy = backend.choose([replace(one, draws=[Draw(97)] * one.wanted_rows) for one in plain])
+    ids = [one if isinstance(one, int) else int(one.argmax()) for one in greedy]
+    assert ids == backend.likeliest(plain).tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)

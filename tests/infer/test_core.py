@@ -232,7 +232,7 @@ def test_a_backend_that_fails_ends_the_texts_of_that_step_and_no_later_one(monke
     engine = make()
     stream = engine.stream([5, 6], GREEDY)
     with monkeypatch.context() as broken:
-        broken.setattr(engine.backend, "likeliest", lambda chunks: 1 / 0)
+        broken.setattr(engine.backend, "choose", lambda chunks: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             next(stream)
     check_pages(engine)
@@ -269,15 +269,15 @@ def test_a_text_nobody_reads_any_more_is_let_go():
 
 def test_a_cancelled_call_leaves_nothing_behind(monkeypatch):
     engine = make()
-    real = engine.backend.likeliest
+    real = engine.backend.choose
     calls = iter(range(100))
 
-    def likeliest(chunks):
+    def choose(chunks):
         if next(calls) == 3:
             raise KeyboardInterrupt
         return real(chunks)
 
-    monkeypatch.setattr(engine.backend, "likeliest", likeliest)
+    monkeypatch.setattr(engine.backend, "choose", choose)
     with pytest.raises(KeyboardInterrupt):
         engine.generate([[5], [6], [7], [8], [9], [10]], GREEDY)
     assert not engine.core.has_work

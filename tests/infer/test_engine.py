@@ -35,10 +35,10 @@ class Scripted:
     def reserve(self, pages):
         self.pages = pages
 
-    def likeliest(self, chunks):
+    def choose(self, chunks):
         (chunk,) = chunks
         self.rows_read.append(len(chunk.ids))
-        return np.array([self.ids.pop(0) if self.ids else 2][: chunk.wanted_rows])
+        return [self.ids.pop(0) if self.ids else 2][: chunk.wanted_rows]
 
 
 def say(engine, text_or_ids, prompt="The", **params):

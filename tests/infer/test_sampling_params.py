@@ -7,6 +7,7 @@ import pytest
 
 from puna import config
 from puna.errors import ConfigError
+from puna.infer.constraint import Constraint
 from puna.infer.sampling_params import (
     LONGEST_STOP,
     MOST_BIASES,
@@ -137,15 +138,17 @@ def test_a_wrong_bias_in_a_table_is_explained(bias, message):
 
 
 @pytest.mark.parametrize(
-    ("settings", "likeliest"),
+    ("settings", "needed"),
     [
         ({}, False),
-        ({"temperature": 0}, True),
-        ({"temperature": 0, "top_p": 0.5, "seed": 1, "stop": ("x",)}, True),
-        ({"temperature": 0, "presence_penalty": 1}, False),
-        ({"temperature": 0, "logit_bias": {1: 1}}, False),
-        ({"temperature": 0, "logprobs": 0}, False),
+        ({"top_k": 3, "top_p": 0.5, "min_p": 0.1, "seed": 1, "stop": ("x",)}, False),
+        ({"temperature": 0, "typical_p": 0.5}, False),
+        ({"typical_p": 0.5}, True),
+        ({"temperature": 0, "presence_penalty": 1}, True),
+        ({"logit_bias": {1: 1}}, True),
+        ({"temperature": 0, "logprobs": 0}, True),
+        ({"constraint": Constraint("regex", "a+")}, True),
     ],
 )
-def test_only_plain_greedy_settings_need_no_logits(settings, likeliest):
-    assert SamplingParams(**settings).takes_likeliest is likeliest
+def test_only_what_changes_or_reports_logits_and_typical_need_them(settings, needed):
+    assert SamplingParams(**settings).needs_logits is needed

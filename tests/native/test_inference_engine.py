@@ -192,7 +192,15 @@ def test_an_engine_of_parts_that_do_not_fit_is_refused(changes, message):
         engine(**changes)
 
 
-ALONE = {"logits": None, "likeliest": None, "targets": None, "log_probabilities": None}
+ALONE = dict.fromkeys(("logits", "draws", "drawn", "targets", "log_probabilities"))
+DRAW = [50, 0.8, 40, 0.9, 0.1, 0.5]  # ids, temperature, top_k, top_p, min_p, point
+
+
+def bad_draw(place: int, value: float) -> dict[str, np.ndarray]:
+    """Draws of which one has another number there."""
+    draws = np.array([DRAW, DRAW], dtype=np.float64)
+    draws[1, place] = value
+    return {"draws": draws}
 
 
 def step(**changes) -> bool:
@@ -207,7 +215,8 @@ def step(**changes) -> bool:
         "sines": np.zeros((3, 4), np.float32),
         "wanted": np.array([1, 2], np.int32),
         "logits": np.zeros((2, 50), np.float32),
-        "likeliest": np.zeros(2, np.int64),
+        "draws": np.array([DRAW, DRAW], dtype=np.float64),
+        "drawn": np.zeros(2, np.int64),
         "targets": np.zeros(2, np.int64),
         "log_probabilities": np.zeros(2),
         "hidden": None,
@@ -237,7 +246,16 @@ def step(**changes) -> bool:
         ({"wanted": np.array([0, 3], np.int32)}, "a wanted row is out of range"),
         ({"wanted": np.array([0, -1], np.int32)}, "a wanted row is out of range"),
         ({"logits": np.zeros((2, 49), np.float32)}, "logits should be"),
-        ({"likeliest": np.zeros(3, np.int64)}, "likeliest should be"),
+        ({"draws": None}, "draws and drawn go together"),
+        ({"drawn": np.zeros(1, np.int64)}, "drawn should be"),
+        ({"draws": np.zeros((3, 6)), "drawn": np.zeros(3, np.int64)}, "drawn should be"),
+        ({"draws": np.zeros((2, 5))}, "a draw should have 6 numbers"),
+        *((bad_draw(0, ids), "among 1 or more") for ids in (0, 51, 1.5, np.nan)),
+        *((bad_draw(1, one), "temperature should be") for one in (-1, 1e-31, np.inf, np.nan)),
+        *((bad_draw(2, top_k), "out of range") for top_k in (-1, np.nan)),
+        *((bad_draw(3, top_p), "out of range") for top_p in (0, 1.1, np.nan)),
+        *((bad_draw(4, min_p), "out of range") for min_p in (-0.1, 1.1, np.nan)),
+        *((bad_draw(5, point), "out of range") for point in (-0.1, 1, np.nan)),
         ({"targets": None}, "go together"),
         ({"log_probabilities": np.zeros(1)}, "should be \\[wanted\\]"),
         ({"targets": np.array([0, 50])}, "a target is out of range"),
@@ -283,7 +301,8 @@ EMPTY = {
     "sines": np.zeros((0, 4), np.float32),
     "wanted": np.zeros(0, np.int32),
     "logits": None,
-    "likeliest": None,
+    "draws": None,
+    "drawn": None,
     "targets": None,
     "log_probabilities": None,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,21 @@ PageArray = npt.NDArray[np.int32]
 PAGE_POSITIONS = 32  # one bf16 AMX tile of values; as many positions as a quantised group
 
 
+class Draw(NamedTuple):
+    """How to choose a row's next token among the first `ids` of the vocabulary.
+
+    Temperature 0 takes the likeliest, and else is at least 1e-30; `point` in [0, 1) is the random
+    number. `top_k` 0, `top_p` 1 and `min_p` 0 are off. puna.infer.sampler says what comes of it.
+    """
+
+    ids: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    point: float = 0.0
+
+
 @dataclass(frozen=True)
 class Chunk:
     """The next tokens of one sequence: a piece of its prompt, or the one token just sampled.
@@ -28,13 +43,15 @@ class Chunk:
     `pages[i]` is the number of the page that holds positions 32 i .. 32 i + 31, for all positions
     below `start + len(ids)`; those below `start` have been filled by earlier steps. `wanted_rows`
     says for how many of the last ids logits are wanted: none inside a long prompt, one to go on,
-    all to score the prompt itself.
+    all to score the prompt itself. `draws` has one for each wanted row whose token may be chosen
+    at once, or nothing.
     """
 
     pages: PageArray
     start: int
     ids: IdArray
     wanted_rows: int = 1
+    draws: Sequence[Draw] = ()
 
 
 class Backend(Protocol):
@@ -72,6 +89,10 @@ class Backend(Protocol):
 
         Raises UsageError past the context's end, for an unknown id, or for a page not reserved.
         """
+        ...
+
+    def choose(self, chunks: Sequence[Chunk]) -> Sequence[int | FloatArray]:
+        """As `step`, but of rows that have a draw the id drawn, where the backend draws itself."""
         ...
 
     def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:

@@ -11,7 +11,14 @@ import numpy.typing as npt
 from puna import hardware
 from puna.console import Progress, untold
 from puna.errors import CheckpointError, UsageError
-from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
+from puna.infer.backends.base import (
+    PAGE_POSITIONS,
+    Chunk,
+    Draw,
+    FloatArray,
+    IdArray,
+    pages_for,
+)
 from puna.infer.backends.cpu_weights import LAYER_MATRICES, PackedWeights, load_weights
 from puna.model.sizes import ModelConfig
 from puna.model.twin import numpy_shape
@@ -91,6 +98,15 @@ class CpuBackend:
         self._run(chunks, wanted, logits=logits)
         return logits
 
+    def choose(self, chunks: Sequence[Chunk]) -> Sequence[int | FloatArray]:
+        """The id of each row that has a draw, the logits of the others; see Backend.choose."""
+        draws = [draw for one in chunks for draw in one.draws or (None,) * one.wanted_rows]
+        places = sorted(range(len(draws)), key=lambda place: draws[place] is not None)
+        some = [draw for draw in draws if draw is not None]
+        logits, ids = self._drawn(chunks, _wanted(chunks)[places], some)
+        output: list[int | FloatArray] = [*logits, *ids.tolist()]
+        return [output[place] for place in np.argsort(places)]
+
     def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
         """The wanted rows' final normalised states; see Backend.hidden."""
         wanted = _wanted(chunks)
@@ -101,9 +117,7 @@ class CpuBackend:
     def likeliest(self, chunks: Sequence[Chunk]) -> IdArray:
         """The id of each wanted row's greatest logit; see Backend.likeliest."""
         wanted = _wanted(chunks)
-        ids = np.empty(len(wanted), dtype=np.int64)
-        self._run(chunks, wanted, likeliest=ids)
-        return ids
+        return self._drawn(chunks, wanted, [Draw(self.vocabulary_size)] * len(wanted))[1]
 
     def score(self, chunks: Sequence[Chunk], targets: IdArray) -> npt.NDArray[np.float64]:
         """Log-probability of each wanted row's target; see Backend.score."""
@@ -113,13 +127,24 @@ class CpuBackend:
         self._run(chunks, wanted, targets=targets, log_probabilities=scores)
         return scores
 
+    def _drawn(
+        self, chunks: Sequence[Chunk], wanted: npt.NDArray[np.int32], draws: Sequence[Draw]
+    ) -> tuple[FloatArray, IdArray]:
+        """Logits of the first wanted rows, ids of the last ones, which the draws are for."""
+        logits = np.empty((len(wanted) - len(draws), self.vocabulary_size), dtype=np.float32)
+        ids = np.empty(len(draws), dtype=np.int64)
+        numbers = np.array(draws, dtype=np.float64).reshape(-1, len(Draw._fields))
+        self._run(chunks, wanted, logits=logits, draws=numbers, drawn=ids)
+        return logits, ids
+
     def _run(
         self,
         chunks: Sequence[Chunk],
         wanted: npt.NDArray[np.int32],
         *,
         logits: FloatArray | None = None,
-        likeliest: IdArray | None = None,
+        draws: npt.NDArray[np.float64] | None = None,
+        drawn: IdArray | None = None,
         targets: IdArray | None = None,
         log_probabilities: npt.NDArray[np.float64] | None = None,
         states: FloatArray | None = None,
@@ -143,7 +168,8 @@ class CpuBackend:
             sines,
             wanted,
             logits,
-            likeliest,
+            draws,
+            drawn,
             targets,
             log_probabilities,
             states,

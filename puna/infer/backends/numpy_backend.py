@@ -51,6 +51,10 @@ class NumpyBackend:
         """Logits [sum of wanted_rows, vocabulary]; see Backend.step."""
         return self.model.logits(self._wanted_states(chunks))
 
+    def choose(self, chunks: Sequence[Chunk]) -> Sequence[int | FloatArray]:
+        """Logits: this backend does not draw; see Backend.choose."""
+        return list(self.step(chunks))
+
     def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:
         """The wanted rows' final normalised states; see Backend.hidden."""
         return self._wanted_states(chunks)

@@ -13,7 +13,14 @@ from torch.nn import functional
 from puna import hardware
 from puna.console import human_bytes
 from puna.errors import CheckpointError, MachineError, UsageError
-from puna.infer.backends.base import PAGE_POSITIONS, Chunk, FloatArray, IdArray, pages_for
+from puna.infer.backends.base import (
+    PAGE_POSITIONS,
+    Chunk,
+    Draw,
+    FloatArray,
+    IdArray,
+    pages_for,
+)
 from puna.infer.backends.torch_graphs import DecodeGraphs
 from puna.infer.backends.torch_pages import PagedCache, lay_out
 from puna.model import count
@@ -86,6 +93,14 @@ class TorchBackend:
         parts = [block.cpu() for block in self._logits(chunks)]
         logits: FloatArray = torch.cat(parts).numpy()
         return logits
+
+    def choose(self, chunks: Sequence[Chunk]) -> Sequence[int | FloatArray]:
+        """Ids where all are the likeliest ones, else logits; see Backend.choose."""
+        likeliest = Draw(self.vocabulary_size)
+        if all(list(one.draws) == [likeliest] * one.wanted_rows for one in chunks):
+            ids: list[int] = self.likeliest(chunks).tolist()
+            return ids
+        return list(self.step(chunks))
 
     @torch.inference_mode()
     def hidden(self, chunks: Sequence[Chunk]) -> FloatArray:

@@ -3,4 +3,4 @@
 #include "forward.h"
 
 extern "C" const InferenceKernels inference_amx = {"amx", HAS_TILES, forward_sizes, forward,
-                                                   read_all};
+                                                   read_all, draw_from};

@@ -26,6 +26,7 @@ struct Own {
   char *product, *block;
   float *gate, *up;
   char* inputs;
+  int32_t* keys;  // [padded vocabulary], to draw with
 };
 
 template <class Value>

@@ -3,4 +3,4 @@
 #include "forward.h"
 
 extern "C" const InferenceKernels inference_avx512 = {"avx512", HAS_TILES, forward_sizes, forward,
-                                                   read_all};
+                                                   read_all, draw_from};

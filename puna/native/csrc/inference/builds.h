@@ -8,6 +8,7 @@ struct InferenceKernels {
   void (*sizes)(const Model&, int64_t rows, Sizes*);
   void (*forward)(const Model&, const Step&, Workspace&, const Member&);
   float (*read_all)(const char*, int64_t bytes);
+  int64_t (*draw_from)(const float* logits, const Draw&, float* row, int32_t* keys);
 };
 
 extern "C" const InferenceKernels inference_portable;

@@ -176,7 +176,10 @@ bool Engine::step(const Request& request) {
                   request.wanted,
                   request.wanted_count,
                   request.logits,
-                  request.likeliest,
+                  request.logits_count,
+                  request.draws,
+                  request.drawn,
+                  request.drawn_count,
                   request.targets,
                   request.log_probabilities,
                   request.hidden};

@@ -28,7 +28,10 @@ struct Request {
   const int32_t* wanted;
   int64_t wanted_count;
   float* logits;
-  int64_t* likeliest;
+  int64_t logits_count;
+  const Draw* draws;
+  int64_t* drawn;
+  int64_t drawn_count;
   const int64_t* targets;
   double* log_probabilities;
   float* hidden;

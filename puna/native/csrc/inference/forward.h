@@ -7,6 +7,7 @@
 #pragma once
 #include "attention.h"
 #include "dots.h"
+#include "draw.h"
 #ifdef __AMX_TILE__
 #include "products.h"
 #endif
@@ -63,6 +64,7 @@ inline int64_t lay_out_own(const Model& model, int64_t rows, char* memory, Own* 
   const int64_t widest =
       larger_of(larger_of(model.dim, model.hidden), model.heads * model.head_dim);
   own->inputs = take(activation_bytes(OWN_ROWS, widest));
+  own->keys = reinterpret_cast<int32_t*>(take(padded(model.vocabulary) * 4));
   return memory - start;
 }
 
@@ -276,23 +278,21 @@ class Forward {
       const Floats real = first(count - i, values, all(0.f));
       strange = strange + (real - real);  // 0, but NaN where a value is not finite
     }
-    if (!(sum(strange) == 0)) work_.not_finite = 1;
-    const float greatest_value = greatest(most);
-    if (step_.logits) memcpy(step_.logits + index * count, logits, count * sizeof(float));
-    if (step_.likeliest) step_.likeliest[index] = place_of(greatest_value, logits, count);
+    const bool is_finite = sum(strange) == 0;
+    if (!is_finite) work_.not_finite = 1;
+    if (index < step_.logits_count)
+      memcpy(step_.logits + index * count, logits, count * sizeof(float));
     if (step_.targets) {
+      const float greatest_value = greatest(most);
       double total = 0;
       for (int64_t i = 0; i < padded(count); i += LANES)
         total += sum(exp2_of((load(logits + i) - all(greatest_value)) * all(LOG2_E)));
       step_.log_probabilities[index] =
           logits[step_.targets[index]] - greatest_value - log(total);
     }
-  }
-
-  static int64_t place_of(float value, const float* values, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-      if (values[i] == value) return i;
-    return 0;
+    const int64_t draw = index - (step_.wanted_count - step_.drawn_count);
+    if (draw >= 0 && is_finite)
+      step_.drawn[draw] = drawn_id(logits, step_.draws[draw], own_.keys);
   }
 
   const Model& model_;

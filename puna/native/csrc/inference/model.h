@@ -61,6 +61,12 @@ struct AttentionWork {
   bool is_block;
 };
 
+// How a row's next id is chosen, as base.py's Draw says; all numbers, so that rows of them are an
+// array. Temperature 0 takes the likeliest, else it is at least 1e-30.
+struct Draw {
+  double ids, temperature, top_k, top_p, min_p, point;
+};
+
 struct Step {
   const int32_t* ids;
   int64_t rows;
@@ -73,10 +79,14 @@ struct Step {
   int64_t work_count;
   const int32_t* wanted;  // rows
   int64_t wanted_count;
-  // Each may be null: all logits [wanted, vocabulary], the place of each row's greatest, the
-  // log-probability of its target; or, alone, the rows' final normalised states [wanted, dim].
+  // Of the first wanted rows all logits [logits_count, vocabulary], of the last ones what is drawn.
   float* logits;
-  int64_t* likeliest;
+  int64_t logits_count;
+  const Draw* draws;
+  int64_t* drawn;
+  int64_t drawn_count;
+  // Each may be null: the log-probability of each row's target; or, alone, the rows' final
+  // normalised states [wanted, dim].
   const int64_t* targets;
   double* log_probabilities;
   float* hidden;

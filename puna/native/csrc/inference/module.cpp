@@ -57,6 +57,40 @@ Matrix matrix_of(const PackedMatrix& packed, int64_t outputs, int64_t inputs) {
   return m;
 }
 
+// Rows of six numbers as draws among `vocabulary` ids.
+const Draw* draws_of(const Array<const double, 2>& rows, int64_t vocabulary) {
+  require(rows.shape(1) == 6, "a draw should have 6 numbers");
+  const auto* draws = reinterpret_cast<const Draw*>(rows.data());
+  for (size_t i = 0; i < rows.shape(0); ++i) {
+    const Draw& draw = draws[i];
+    require(1 <= draw.ids && draw.ids <= static_cast<double>(vocabulary) &&
+                draw.ids == floor(draw.ids),
+            "a draw should be among 1 or more of the vocabulary's ids");
+    require((draw.temperature == 0 || 1e-30 <= draw.temperature) && isfinite(draw.temperature),
+            "a draw's temperature should be 0, or 1e-30 or more");
+    require(0 <= draw.top_k && 0 < draw.top_p && draw.top_p <= 1 && 0 <= draw.min_p &&
+                draw.min_p <= 1 && 0 <= draw.point && draw.point < 1,
+            "a draw's top_k, top_p, min_p or point is out of range");
+  }
+  return draws;
+}
+
+// The id that a draw takes from a row of logits; -1 where there are none to choose by.
+int64_t draw(const std::string& isa, const Array<const float, 1>& logits,
+             const Array<const double, 2>& draws) {
+  const InferenceKernels& kernels = named(isa);
+  const auto count = static_cast<int64_t>(logits.shape(0));
+  require(draws.shape(0) == 1, "draws should be [1, 6]");
+  const Draw& how = *draws_of(draws, count);
+  require(how.ids == static_cast<double>(count), "a draw should be among all the logits");
+  const nb::gil_scoped_release released;
+  thread_local std::vector<float> row;
+  thread_local std::vector<int32_t> keys;
+  row.resize(static_cast<size_t>(padded(count)));
+  keys.resize(row.size());
+  return kernels.draw_from(logits.data(), how, row.data(), keys.data());
+}
+
 // The engine, with what keeps the caller's arrays alive.
 class BoundEngine {
  public:
@@ -115,8 +149,8 @@ class BoundEngine {
   bool step(Array<const int32_t, 1> ids, Array<const int64_t, 2> spans,
             Array<const int32_t, 1> pages, Array<const float, 2> cosines,
             Array<const float, 2> sines, Array<const int32_t, 1> wanted,
-            std::optional<Array<float, 2>> logits, std::optional<Array<int64_t, 1>> likeliest,
-            std::optional<Array<const int64_t, 1>> targets,
+            std::optional<Array<float, 2>> logits, std::optional<Array<const double, 2>> draws,
+            std::optional<Array<int64_t, 1>> drawn, std::optional<Array<const int64_t, 1>> targets,
             std::optional<Array<double, 1>> log_probabilities,
             std::optional<Array<float, 2>> hidden) {
     Request request{};
@@ -134,14 +168,19 @@ class BoundEngine {
       require(0 <= wanted(i) && wanted(i) < request.rows, "a wanted row is out of range");
     const size_t count = wanted.shape(0);
     if (logits) {
-      require(logits->shape(0) == count && static_cast<int64_t>(logits->shape(1)) ==
+      require(logits->shape(0) <= count && static_cast<int64_t>(logits->shape(1)) ==
                                                engine_->model().vocabulary,
-              "logits should be [wanted, vocabulary]");
+              "logits should be [up to wanted, vocabulary]");
       request.logits = logits->data();
+      request.logits_count = static_cast<int64_t>(logits->shape(0));
     }
-    if (likeliest) {
-      require(likeliest->shape(0) == count, "likeliest should be [wanted]");
-      request.likeliest = likeliest->data();
+    require(draws.has_value() == drawn.has_value(), "draws and drawn go together");
+    if (draws) {
+      require(draws->shape(0) == drawn->shape(0) && drawn->shape(0) <= count,
+              "drawn should be [up to wanted], draws of each [6]");
+      request.draws = draws_of(*draws, engine_->model().vocabulary);
+      request.drawn = drawn->data();
+      request.drawn_count = static_cast<int64_t>(drawn->shape(0));
     }
     require(targets.has_value() == log_probabilities.has_value(),
             "targets and log_probabilities go together");
@@ -155,7 +194,7 @@ class BoundEngine {
       request.log_probabilities = log_probabilities->data();
     }
     if (hidden) {
-      require(!logits && !likeliest && !targets, "hidden is asked for alone");
+      require(!logits && !draws && !targets, "hidden is asked for alone");
       require(hidden->shape(0) == count &&
                   static_cast<int64_t>(hidden->shape(1)) == engine_->model().dim,
               "hidden should be [wanted, dim]");
@@ -223,6 +262,8 @@ void bind_inference(nb::module_& module) {
   module.def("packed_bytes", &packed_bytes, "format"_a, "outputs"_a, "inputs"_a);
   module.def("pack", &pack, "type"_a, "rows"_a.noconvert(), "inputs"_a, "packed"_a.noconvert(),
              "first"_a, "last"_a, "Pack tiles first .. last - 1 of 16 outputs.");
+  module.def("draw", &draw, "isa"_a, "logits"_a.noconvert(), "draws"_a.noconvert(),
+             "The id that a draw takes from a row of logits; -1 where they are not finite.");
   nb::class_<BandwidthProbe>(module, "BandwidthProbe")
       .def("__init__",
            [](BandwidthProbe* self, const std::string& isa, int threads, int64_t bytes) {
@@ -238,8 +279,8 @@ void bind_inference(nb::module_& module) {
       .def_prop_ro("page_bytes", &BoundEngine::page_bytes)
       .def("step", &BoundEngine::step, "ids"_a.noconvert(), "spans"_a.noconvert(),
            "pages"_a.noconvert(), "cosines"_a.noconvert(), "sines"_a.noconvert(),
-           "wanted"_a.noconvert(), "logits"_a.noconvert().none(), "likeliest"_a.noconvert().none(),
-           "targets"_a.noconvert().none(), "log_probabilities"_a.noconvert().none(),
-           "hidden"_a.noconvert().none(),
+           "wanted"_a.noconvert(), "logits"_a.noconvert().none(), "draws"_a.noconvert().none(),
+           "drawn"_a.noconvert().none(), "targets"_a.noconvert().none(),
+           "log_probabilities"_a.noconvert().none(), "hidden"_a.noconvert().none(),
            "Run a step; False where its logits are not finite.");
 }

@@ -3,4 +3,4 @@
 #include "forward.h"
 
 extern "C" const InferenceKernels inference_portable = {"portable", HAS_TILES, forward_sizes,
-                                                        forward, read_all};
+                                                        forward, read_all, draw_from};
