@@ -75,15 +75,19 @@ def to_table(config: Any) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            result[field.name] = to_table(value)
-        elif isinstance(value, tuple):
-            result[field.name] = list(value)
-        elif isinstance(value, Mapping):
-            result[field.name] = {str(key): item for key, item in value.items()}
-        elif value is not None:
-            result[field.name] = value
+        if value is not None:
+            result[field.name] = _plain(value)
     return result
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_table(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
 
 
 def write(config: Any, path: Path) -> None:
@@ -160,6 +164,8 @@ def _meant(key: str, hints: Mapping[str, Any], prefix: str) -> str:
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
     """`value` as the annotated type; numbers widen from int to float, nothing else is guessed."""
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     options = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):

@@ -18,6 +18,8 @@ VERSIONS = {
     "puna.corpus": 1,
     "puna.tokenizer": 1,
     "puna.shards": 1,
+    "puna.mixture": 1,
+    "puna.build": 1,
     "puna.checkpoint": 1,
     "puna.metrics": 1,
     "puna.meta": 1,

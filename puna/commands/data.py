@@ -8,8 +8,9 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from puna.commands import data_build
 from puna.console import Console, human_bytes, table
 from puna.errors import DataError, UsageError
 
@@ -39,19 +40,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna data add demo/raw --out demo/corpus          documents, dedup, split
   puna data add my_folder notes.md --out corpus     your own text
   puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards
+  puna data build recipes/data/llama1.toml          public sources, all stages
   puna data report demo/corpus                      what it holds and lacks
   puna data look demo/corpus --number 3             read some of it"""
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
     _configure_fetch(verbs.add_parser("fetch", help="download a public source"))
     _configure_add(verbs.add_parser("add", help="make a corpus of files and folders"))
-    _configure_build(verbs.add_parser("build", help="tokenise a corpus into shards"))
+    data_build.configure(verbs.add_parser("build", help="a recipe or a corpus to token shards"))
     _configure_report(verbs.add_parser("report", help="count what is in a corpus"))
     _configure_look(verbs.add_parser("look", help="show documents of a corpus or of shards"))
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do one sub-verb. Raises DataError, ConfigError or UsageError as it says."""
-    actions = {"fetch": _fetch, "add": _add, "build": _build, "report": _report, "look": _look}
+    actions = {
+        "fetch": _fetch,
+        "add": _add,
+        "build": data_build.run,
+        "report": _report,
+        "look": _look,
+    }
     actions[arguments.action](arguments, console)
     return 0
 
@@ -107,24 +115,6 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="heldout_every (20) and heldout_offset (10): which documents are held out",
     )
-
-
-def _configure_build(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Tokenise a corpus: token shards go to OUT/train and OUT/heldout, the tokenizer\n"
-        "they were made with to OUT/tokenizer.model. What is up to date is kept."
-    )
-    parser.epilog = """examples:
-  puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards"""
-    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder of puna data add")
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="tokenizer.model or its folder",
-    )
-    _add_out(parser, "folder to write the shards to")
 
 
 def _configure_report(parser: argparse.ArgumentParser) -> None:
@@ -205,33 +195,6 @@ def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
             console.say(f"dropped {facts['documents']:,}: {reason}")
     if UNKNOWN_LICENCE in corpus.manifest["licences"]:
         console.say("some text has no known licence; --licence gives it one")
-
-
-def _build(arguments: argparse.Namespace, console: Console) -> None:
-    from puna.data.corpus import open_corpus
-    from puna.data.split import SPLITS
-    from puna.tokens.shards import ShardsConfig, keep_tokenizer, write_shards
-    from puna.tokens.tokenizer import Tokenizer
-
-    corpus = open_corpus(arguments.corpus)
-    tokenizer = Tokenizer.load(arguments.tokenizer)
-    record: dict[str, Any] = {"out": str(arguments.out), "tokenizer_sha256": tokenizer.sha256}
-    rows = []
-    for split in SPLITS:
-        console.heading(f"{split}: {corpus.count(split)[1]:,} bytes of text")
-        texts = ((document.id, document.text) for document in corpus.documents(split))
-        shards = write_shards(texts, tokenizer, arguments.out / split, ShardsConfig(), console)
-        record[split] = {
-            "documents": shards.documents,
-            "tokens": shards.tokens,
-            "text_bytes": shards.text_bytes,
-            "fingerprint": shards.fingerprint,
-        }
-        per_token = f"{shards.bytes_per_token:.2f}"
-        rows.append([split, f"{shards.documents:,}", f"{shards.tokens:,}", per_token])
-    keep_tokenizer(arguments.out, tokenizer)
-    heading = ["split", "documents", "tokens", "bytes a token"]
-    console.result(record, f"{arguments.out}\n{table(heading, rows)}")
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from puna.data.lines import LONGEST_LINE_BYTES, open_writer, read_lines
+from puna.data.lines import LONGEST_LINE_BYTES, open_writer, read_lines, zstd_writer
 from puna.errors import DataError
 
 UNKNOWN_LICENCE = "unknown"
@@ -81,12 +81,19 @@ def read_documents(
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     with file:
-        for number, record in read_records(file, str(path)):
-            if isinstance(record, DataError):
-                raise record
-            where = f"{path} line {number}"
-            fallback = source or path.name
-            yield to_document(record, where, fallback, licence, f"{path.name}#{number}")
+        yield from documents_of(file, str(path), source=source, licence=licence)
+
+
+def documents_of(
+    file: BinaryIO, path: str, *, source: str | None = None, licence: str = UNKNOWN_LICENCE
+) -> Iterator[Document]:
+    """The documents of an open file, as `read_documents` reads them."""
+    name = path.rpartition("/")[2]
+    for number, record in read_records(file, path):
+        if isinstance(record, DataError):
+            raise record
+        where = f"{path} line {number}"
+        yield to_document(record, where, source or name, licence, f"{name}#{number}")
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
@@ -105,10 +112,13 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
 
 
 class DocumentWriter:
-    """Writes documents to a new JSON lines file, compressed as its name says."""
+    """Writes documents to a new JSON lines file, compressed as its name says, or an open one.
 
-    def __init__(self, path: Path) -> None:
-        self._file = open_writer(path)
+    What goes to an open file is compressed as `.jsonl.zst`.
+    """
+
+    def __init__(self, target: Path | BinaryIO) -> None:
+        self._file = open_writer(target) if isinstance(target, Path) else zstd_writer(target)
 
     def write(self, document: Document) -> None:
         """Append one document as one line."""

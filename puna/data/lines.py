@@ -69,11 +69,16 @@ def open_writer(path: Path) -> LineFile:
             f"documents are kept in {', '.join(SUFFIXES)} files, got the name {path.name}"
         )
     if path.name.lower().endswith(".zst"):
-        packed = zstd.ZstdFile(path, "wb", options=_ZSTD_OPTIONS)
-        packed.write(b"")  # so that a file of no lines has its frame, too
-        return packed
+        return zstd_writer(path)
     raw = path.open("wb")
     return _OwningGzip(raw) if path.name.lower().endswith(".gz") else raw
+
+
+def zstd_writer(target: Path | BinaryIO) -> LineFile:
+    """Compresses to a new file, or to an open one, which it leaves open."""
+    packed = zstd.ZstdFile(target, "wb", options=_ZSTD_OPTIONS)
+    packed.write(b"")  # so that a file of no lines has its frame, too
+    return packed
 
 
 class _OwningGzip(gzip.GzipFile):

@@ -35,8 +35,8 @@ from puna.whole_folder import whole_folder
 KIND = "puna.shards"
 MANIFEST_NAME = "manifest.json"
 DOCUMENTS_NAME = "documents.bin"
-_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-_OFFSET = np.dtype("<u8")
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+OFFSET = np.dtype("<u8")
 _BATCH_CHARACTERS = 4 << 20  # of documents tokenised at once
 _REBUILD = "build the shards again: puna data build"
 
@@ -50,7 +50,7 @@ class ShardsConfig:
     shard_bytes: int = 1 << 29  # limit of one file: 512 MiB
 
     def __post_init__(self) -> None:
-        if self.shard_bytes < _DTYPES["uint32"].itemsize:
+        if self.shard_bytes < DTYPES["uint32"].itemsize:
             raise ConfigError(
                 f"shards.shard_bytes must be at least 4, got {self.shard_bytes}",
                 hint="536870912 (512 MiB) is usual",
@@ -108,12 +108,12 @@ class ShardSet:
         self.vocabulary_size: int = record["vocabulary_size"]
         self.tokenizer_sha256: str = record["tokenizer_sha256"]
         self.files: dict[str, dict[str, Any]] = record["files"]
-        self._dtype = _DTYPES[record["dtype"]]
+        self._dtype = DTYPES[record["dtype"]]
         self._shard_tokens: int = record["shard_tokens"]
         self._shards = [
             _map(folder / name, self._dtype) for name in self.files if name != DOCUMENTS_NAME
         ]
-        self._begins = _map(folder / DOCUMENTS_NAME, _OFFSET)
+        self._begins = _map(folder / DOCUMENTS_NAME, OFFSET)
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = False) -> ShardSet:
@@ -140,9 +140,7 @@ class ShardSet:
     @property
     def fingerprint(self) -> str:
         """One SHA-256 over what training reads: tokenizer, tokens, documents. 64 hex digits."""
-        files = {name: facts["sha256"] for name, facts in self.files.items()}
-        content = json.dumps([self.tokenizer_sha256, str(self._dtype), files], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return fingerprint_of(self.tokenizer_sha256, self._dtype, self.files)
 
     @property
     def bytes_per_token(self) -> float:
@@ -197,8 +195,18 @@ class ShardSet:
         return self.read(begin, end - begin)
 
 
-def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return _DTYPES["uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"]
+def fingerprint_of(
+    tokenizer_sha256: str, dtype: np.dtype[Any], files: dict[str, dict[str, Any]]
+) -> str:
+    """The fingerprint of shards, from what their manifest says."""
+    digests = {name: facts["sha256"] for name, facts in files.items()}
+    content = json.dumps([tokenizer_sha256, str(dtype), digests], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def dtype_of(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """The smallest type that holds every id of a tokenizer."""
+    return DTYPES["uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32"]
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> Ids:
@@ -214,21 +222,21 @@ def _write_files(
     console: Console,
 ) -> dict[str, Any]:
     """Write shards and document offsets; returns the manifest's record."""
-    dtype = _dtype(tokenizer)
+    dtype = dtype_of(tokenizer)
     texts = TextFingerprint()
     with (
         _ShardWriter(folder, config.shard_bytes // dtype.itemsize, dtype) as writer,
         _HashedFile(folder / DOCUMENTS_NAME) as begins,
         console.progress(None, "tokenise", "B") as bar,
     ):
-        begins.write(np.zeros(1, _OFFSET))
+        begins.write(np.zeros(1, OFFSET))
         for batch in _batches(documents):
             before = texts.bytes
             for name, text in batch:
                 texts.add(text, name)
             encoded = tokenizer.encode_many([text for _, text in batch], bos=True, eos=True)
             ends = writer.tokens + np.cumsum([len(ids) for ids in encoded])
-            begins.write(ends.astype(_OFFSET))
+            begins.write(ends.astype(OFFSET))
             writer.write(np.concatenate(encoded))
             bar.update(texts.bytes - before)
         files = {**writer.finish(), DOCUMENTS_NAME: begins.finish()}
@@ -331,11 +339,11 @@ class _ShardWriter:
 
 def _counts_agree(record: dict[str, Any]) -> bool:
     """Whether the counts of a manifest agree with its file sizes."""
-    itemsize = _DTYPES[record["dtype"]].itemsize
+    itemsize = DTYPES[record["dtype"]].itemsize
     sizes = {name: facts["bytes"] for name, facts in record["files"].items()}
     offsets = sizes.pop(DOCUMENTS_NAME)
     has_tokens: bool = sum(sizes.values()) == record["tokens"] * itemsize > 0
-    has_offsets: bool = offsets == (record["documents"] + 1) * _OFFSET.itemsize
+    has_offsets: bool = offsets == (record["documents"] + 1) * OFFSET.itemsize
     return has_tokens and has_offsets
 
 

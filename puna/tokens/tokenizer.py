@@ -165,9 +165,11 @@ class Tokenizer:
         bos: bool = False,
         eos: bool = False,
         special: bool = False,
+        cores: int | None = None,
     ) -> list[NDArray[np.int32]]:
         """The ids of each text, the same as from `encode`; new words of all texts at once.
 
+        `cores` is how many of them may be used: all, unless said.
         Raises TokenizerError for a lone surrogate, naming the text's index and the position.
         """
         self._require_marks(bos, eos)
@@ -179,7 +181,7 @@ class Tokenizer:
             if isinstance(part, str)
         ]
         try:
-            encoded = iter(self._words.encode_many(plain))
+            encoded = iter(self._words.encode_many(plain, cores))
         except ValueError:
             for index, text in enumerate(texts):
                 utf8(text, f"text {index}: ")

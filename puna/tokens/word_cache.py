@@ -48,9 +48,10 @@ class WordCache:
         )
         return b"".join(map(self._memory.__getitem__, words))
 
-    def encode_many(self, texts: Sequence[str]) -> list[bytes]:
+    def encode_many(self, texts: Sequence[str], cores: int | None = None) -> list[bytes]:
         """The ids of each text; without a memory, and on many cores, by the library at once."""
-        if self._words is None or hardware.usable_cores() >= _CORES_FOR_LIBRARIES:
+        cores = hardware.usable_cores() if cores is None else cores
+        if self._words is None or cores >= _CORES_FOR_LIBRARIES:
             return [ids.tobytes() for ids in self._encoder.encode_batch(texts)]
         return [self.encode(text) for text in texts]
 

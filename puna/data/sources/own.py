@@ -20,6 +20,7 @@ from puna import schema
 from puna.console import Console
 from puna.data.document import (
     BYTE_ORDER_MARK,
+    DAMAGED,
     UNKNOWN_LICENCE,
     Document,
     Dropped,
@@ -181,6 +182,31 @@ class OwnText:
                 yield from self._walk(child, self._origin(child, origin))
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is known of the documents, where a line or row does not say it itself."""
+
+    source: str = "own"
+    licence: str = UNKNOWN_LICENCE
+
+
+def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | Dropped]:
+    """The documents of one file; what of it cannot be read comes as Dropped, damaged."""
+    suffix = _suffix(path)
+    if suffix is None:
+        detail = f"files read: {', '.join(READERS)}"
+        yield Dropped(path, settings.source, "another kind of file", detail)
+        return
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    origin = Origin(settings.source, settings.licence)
+    for _, item in READERS[suffix](TextFile(Path(path), suffix, path, size, origin), file):
+        if isinstance(item, DataError):
+            yield Dropped(path, settings.source, DAMAGED, item.message)
+        else:
+            yield item
+
+
 # Each item with the place in the file that was reached, in bytes.
 Items = Iterator[tuple[int, Document | DataError]]
 
@@ -260,6 +286,9 @@ READERS: dict[str, Reader] = {
     ".jsonl.zst": _read_json_lines,
     ".parquet": _read_parquet,
 }
+
+
+SUFFIXES = tuple(READERS)
 
 
 def _suffix(name: str) -> str | None:

@@ -1,0 +1,1 @@
+"""The build: a recipe's sources, through its stages, to shards of tokens and their mixture."""

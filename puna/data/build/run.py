@@ -1,0 +1,229 @@
+"""A build from a recipe to a mixture of shards; a rerun does only what is missing.
+
+  OUT/mixture.json      each source's shards and share, written last; `puna train --shards OUT`
+  OUT/shards/NAME-DIGEST/  a source's training shards; heldout-DIGEST/ those of all held-out text
+  OUT/tokenizer.model, OUT/recipe.toml, OUT/report.json
+  WORK/SOURCE/NN-STAGES-DIGEST/  what is between; may be deleted when the build is done
+A digest stands for all that decides a folder's content: inputs, settings, code. So what is in a
+folder of that name is right, whoever wrote it and when.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from puna.console import Console, human_bytes, human_count, human_duration
+from puna.data import files
+from puna.data.build import documents, stages
+from puna.data.build.documents import READ, SUFFIX, Chain, Stage
+from puna.data.build.executor import Executor
+from puna.data.build.finish import finish
+from puna.data.build.recipe import DataRecipe, Plan, plan, together
+from puna.data.build.stages import Context, Rounds
+from puna.data.build.task import Task, digest_of
+from puna.data.build.work import Build, Options, code_version
+from puna.errors import DataError
+
+ALL = "all"  # the folder of stages over all sources
+
+
+def build(
+    recipe: DataRecipe, options: Options, executor: Executor, console: Console
+) -> dict[str, Any]:
+    """Run a recipe; the record that is also in OUT/report.json.
+
+    Raises ConfigError before anything is read where the recipe cannot be, DataError for inputs
+    that are missing, for the first damaged item when the build is strict, and for failed tasks.
+    """
+    began = time.monotonic()
+    work = recipe.work or files.join(options.out, "work")
+    state = Build(recipe, options, executor, console, work)
+    plans = _chosen(plan(recipe), options.only)
+    joined = together(recipe)
+    ready = _run_all(state, {one.name: _chain(state, one) for one in plans})
+    if joined and options.only:
+        raise DataError(
+            f"{', '.join(options.only)}: done up to the stages over all sources together",
+            hint="run it again without --only",
+        )
+    for stage in joined:
+        ready = _over_all(state, stage, ready)
+    record = finish(state, ready)
+    record["seconds"] = round(time.monotonic() - began, 2)
+    record["workers"] = executor.workers
+    files.write_json(files.join(options.out, "report.json"), record, "puna.build")
+    _say(record, console)
+    return record
+
+
+def _chosen(plans: Sequence[Plan], only: Sequence[str]) -> list[Plan]:
+    known = [one.name for one in plans]
+    for name in only:
+        if name not in known:
+            raise DataError(f"--only {name}: the recipe has no such source", hint=_known(known))
+    return [one for one in plans if not only or one.name in only]
+
+
+def _known(names: Sequence[str]) -> str:
+    return f"known: {', '.join(names)}"
+
+
+def _chain(state: Build, source: Plan) -> Rounds:
+    """The rounds of one source, from its input files to its last documents."""
+    recipe, strict = state.recipe, state.options.is_strict
+    found = files.find_all(source.inputs)
+    suffixes = stages.suffixes_of(source.reader)
+    wanted = {name: one for name, one in found.items() if name.lower().endswith(suffixes)}
+    if not wanted:
+        raise DataError(f"sources.{source.name}: none of {len(found)} files ends as its source's")
+    state.inputs[source.name] = wanted
+    state.sizes.update({file.path: file.bytes for file in wanted.values()})
+    versions = [[name, file.bytes, file.version] for name, file in wanted.items()]
+    digest = digest_of(code_version(), versions)
+    ready: list[files.File] = []
+    for number, part in enumerate(_parts(source.stages, recipe.keep)):
+        reader = source.reader if number == 0 else None
+        names = "+".join([*([READ] if reader else []), *(stage.name for stage in part)])
+        digest = digest_of(digest, reader, part, strict, recipe.seed, recipe.task_bytes)
+        folder = files.join(state.work, source.name, f"{number:02d}-{names[:60]}-{digest}")
+        if not reader and stages.sees_all(part[0]):
+            rounds = _rounds(part[0], ready, folder, recipe.seed)
+            ready = yield from _noted(state, source.name, rounds)
+            continue
+        chain = Chain(tuple(part), is_strict=strict, seed=recipe.seed)
+        tasks = (
+            _read_tasks(wanted, reader, chain, folder, recipe.task_bytes)
+            if reader
+            else _tasks(ready, chain, folder)
+        )
+        ready = yield from _noted(state, source.name, _once(tasks))
+    return ready
+
+
+def _parts(chain: Sequence[Stage], keep: Sequence[str]) -> list[list[Stage]]:
+    """The stages that run in one task: up to one that sees all, or whose output is kept.
+
+    The first part begins with reading, and may have no stages.
+    """
+    parts: list[list[Stage]] = [[]]
+    is_open = READ not in keep
+    for stage in chain:
+        if not is_open or stages.sees_all(stage):
+            parts.append([])
+        parts[-1].append(stage)
+        is_open = stage.name not in keep and not stages.sees_all(stage)
+    return parts
+
+
+def _read_tasks(
+    found: Mapping[str, files.File], reader: Stage, chain: Chain, folder: str, task_bytes: int
+) -> list[Task]:
+    """One task a file; small ones together, up to `task_bytes`."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, file in found.items():
+        if not groups or file.bytes > room:
+            groups.append([])
+            room = task_bytes
+        groups[-1].append(name)
+        room -= file.bytes
+    return [
+        Task(
+            f"{documents.__name__}:run",
+            tuple(found[name].path for name in names),
+            Chain(chain.stages, reader, tuple(names), chain.is_strict, chain.seed),
+            files.join(folder, f"{number:05d}{SUFFIX}"),
+        )
+        for number, names in enumerate(groups)
+    ]
+
+
+def _tasks(inputs: Sequence[files.File], chain: Chain, folder: str) -> list[Task]:
+    return [
+        Task(
+            f"{documents.__name__}:run",
+            (file.path,),
+            chain,
+            files.join(folder, f"{number:05d}{SUFFIX}"),
+        )
+        for number, file in enumerate(inputs)
+    ]
+
+
+def _rounds(stage: Stage, inputs: Sequence[files.File], folder: str, seed: int) -> Rounds:
+    context = Context(folder, stage.name, seed)
+    result: Rounds = stages.rounds_of(stage)(inputs, stage.settings, context)
+    return result
+
+
+def _once(tasks: list[Task]) -> Rounds:
+    return (yield tasks)
+
+
+def _noted(state: Build, name: str, rounds: Rounds) -> Rounds:
+    """The same rounds; their tasks are remembered as the source's, for the report."""
+    answer: list[files.File] | None = None
+    while True:
+        try:
+            tasks = next(rounds) if answer is None else rounds.send(answer)
+        except StopIteration as done:
+            return list(done.value)
+        state.tasks.setdefault(name, []).extend(tasks)
+        answer = yield tasks
+
+
+def _run_all(state: Build, chains: Mapping[str, Rounds]) -> dict[str, list[files.File]]:
+    """Every chain's rounds, each with those of the others that come at the same time."""
+    ready: dict[str, list[files.File]] = {}
+    answers: dict[str, list[files.File] | None] = dict.fromkeys(chains)
+    while waiting := [name for name in chains if name not in ready]:
+        wave: dict[str, list[Task]] = {}
+        for name in waiting:
+            try:
+                answer = answers[name]
+                wave[name] = next(chains[name]) if answer is None else chains[name].send(answer)
+            except StopIteration as done:
+                ready[name] = done.value
+        if not wave:
+            continue
+        tasks = [task for of_source in wave.values() for task in of_source]
+        label = ", ".join(sorted({_label(task) for task in tasks}))
+        outputs = iter(state.run(tasks, label[:40]))
+        for name, of_source in wave.items():
+            answers[name] = [next(outputs) for _ in of_source]
+    return {name: ready[name] for name in chains}
+
+
+def _label(task: Task) -> str:
+    """What a round does, from its folder's name: `00-read+language-0123456789ab`."""
+    parts = task.output.rpartition("/")[0].rpartition("/")[2].split("-")
+    return "-".join(parts[1:-1]) or parts[0]
+
+
+def _over_all(
+    state: Build, stage: Stage, ready: Mapping[str, list[files.File]]
+) -> dict[str, list[files.File]]:
+    """A stage over the documents of all sources, in the recipe's order; each source's again."""
+    inputs = [file for of_source in ready.values() for file in of_source]
+    places = [file.path.removeprefix(state.work) for file in inputs]
+    digest = digest_of(places, stage, state.recipe.seed)
+    folder = files.join(state.work, ALL, f"00-{stage.name}-{digest}")
+    rounds = _noted(state, ALL, _rounds(stage, inputs, folder, state.recipe.seed))
+    outputs = iter(_run_all(state, {ALL: rounds})[ALL])
+    last = {task.output: task for task in state.tasks.pop(ALL)}
+    result = {}
+    for name, of_source in ready.items():
+        result[name] = [next(outputs) for _ in of_source]
+        state.tasks[name] += [last[file.path] for file in result[name]]
+    return result
+
+
+def _say(record: Mapping[str, Any], console: Console) -> None:
+    tokens = sum(source["tokens"] for source in record["sources"].values())
+    text_bytes = sum(source["text_bytes"] for source in record["sources"].values())
+    console.say(
+        f"{human_count(tokens)} tokens of {human_bytes(text_bytes)} in "
+        f"{human_duration(record['seconds'])} on {record['workers']} workers"
+    )

@@ -1,0 +1,83 @@
+"""Sources and stages by name, and what a stage over many files is given.
+
+A source's module has `Settings`, `read(file, name, settings)`, which gives the documents of one
+input file, and may have `SUFFIXES` of the names it reads.
+A stage's module has `Settings` and either
+  apply(documents, settings)         a result for each of a few documents, without a look at others
+  rounds(inputs, settings, context)  rounds of tasks over all files: what compares texts
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from puna.config import from_table, nearest
+from puna.data import files
+from puna.data.build.documents import Stage
+from puna.data.build.task import Task
+from puna.errors import ConfigError
+
+SOURCES = {
+    "own": "puna.data.sources.own",
+}
+STAGES = {
+    "exact": "puna.data.dedup.exact_join",
+}
+
+# Gives the tasks of a round, gets the files they wrote; what it returns are files of documents.
+Rounds = Generator[list[Task], list[files.File], list[files.File]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage over many files keeps its own, and what its funnel is called."""
+
+    folder: str
+    stage: str
+    seed: int
+
+    def name(self, kind: str, number: int, suffix: str) -> str:
+        """The full name of one of its files."""
+        return files.join(self.folder, f"{kind}-{number:05d}{suffix}")
+
+
+def source(name: str, table: Mapping[str, Any], where: str) -> Stage:
+    """The source of this name with its settings; ConfigError names the nearest to a wrong word."""
+    return _resolve(SOURCES, "source", name, table, where)
+
+
+def stage(name: str, table: Mapping[str, Any], where: str) -> Stage:
+    """The stage of this name with its settings; ConfigError names the nearest to a wrong word."""
+    return _resolve(STAGES, "stage", name, table, where)
+
+
+def sees_all(one: Stage) -> bool:
+    """Whether a stage needs all files, and cannot run together with those around it."""
+    return hasattr(importlib.import_module(one.module), "rounds")
+
+
+def rounds_of(one: Stage) -> Callable[[Sequence[files.File], Any, Context], Rounds]:
+    """What makes the rounds of a stage that sees all files."""
+    return cast(
+        Callable[[Sequence[files.File], Any, Context], Rounds],
+        importlib.import_module(one.module).rounds,
+    )
+
+
+def suffixes_of(reader: Stage) -> tuple[str, ...]:
+    """The ends of the names that a source reads, in small letters; any, where it does not say."""
+    return tuple(getattr(importlib.import_module(reader.module), "SUFFIXES", ("",)))
+
+
+def _resolve(
+    known: Mapping[str, str], kind: str, name: str, table: Mapping[str, Any], where: str
+) -> Stage:
+    if name not in known:
+        raise ConfigError(
+            f"{where}: there is no {kind} {name!r}", hint=nearest(name, sorted(known))
+        )
+    settings = importlib.import_module(known[name]).Settings
+    return Stage(name, known[name], from_table(settings, table, where))
