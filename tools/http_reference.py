@@ -24,6 +24,10 @@ OpenAI's body, `{"error": {"message", "type", "param", "code"}}`, and below `/ap
 Where one model is served, any `model` means it; where several are, an unknown one is a 404. What a
 request does not say is as `puna generate` has it: temperature 0.8, top_p 0.95.
 
+`/v1/completions` with `echo` and `logprobs` gives the prompt with its tokens first, in a stream,
+too. `text_offset` counts characters of the returned text; a token that is not whole characters, or
+is a control token, has the place where the next one begins or the one it is a part of.
+
 A stream of chat begins with a chunk that has the role, and ends with one that has the reason and
 llama.cpp's `timings`, one with the usage where `stream_options.include_usage` asks for it, and
 `data: [DONE]`. While nothing comes, `: ping` comes every 15 seconds. What fails on the way is a
@@ -52,7 +56,9 @@ and calls and results of before are written into the texts in the same form. Cal
 forms that models are trained to write: `<tool_call>{{...}}</tool_call>`, `[TOOL_CALLS] [...]`, and
 `{{"name": ..., "parameters": ...}}` alone or after `<|python_tag|>`. With the `tool_choice`
 `required` or a named tool the text is constrained to calls that follow the tools' schemas; with
-`auto` a call is what the model makes of it.
+`auto` a call is what the model makes of it, and with `auto` beside a `response_format` the text is
+constrained to that format, or to calls in the form above. In a stream a call begins with its name,
+and its arguments follow as they come. `parallel_tool_calls: false` reads one call; more are text.
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 import logging
 import math
@@ -11,11 +13,12 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from puna.serve.errors import ServeError
-from puna.serve.openai.schemas import UNSUPPORTED
+from puna.serve.openai.schemas import LONGEST_NAME, UNSUPPORTED
 from puna.serve.settings import ServeSettings
 
 logger = logging.getLogger("puna.serve")
@@ -45,7 +48,7 @@ class JsonRoute(APIRoute):
             except RequestValidationError as error:
                 unknown = _unknown_fields(error)
                 if not (settings.accept_unknown_fields and _drop(body, unknown)):
-                    raise
+                    raise as_serve_error(error, self.body_field.field_info.annotation) from None
                 names = ", ".join(".".join(map(str, path)) for path in unknown)
                 logger.warning("%s: fields left alone: %s", request.url.path, names)
                 return await handler(request)
@@ -81,10 +84,11 @@ def parsed(content: bytes, most_depth: int) -> Any:
     return value
 
 
-def as_serve_error(error: RequestValidationError) -> ServeError:
+def as_serve_error(error: RequestValidationError, wanted_body: Any = None) -> ServeError:
     """One 400 that names the first field that is wrong, what was wanted and what was found.
 
-    Of the forms that a field may have, those speak that fit furthest.
+    Of the forms that a field may have, those speak that fit furthest. For an unknown one the
+    nearest of the body's class is named.
     """
     field = error.errors()[0]["loc"][1:2]
     about = [one for one in error.errors() if one["loc"][1:2] == field]
@@ -102,8 +106,15 @@ def as_serve_error(error: RequestValidationError) -> ServeError:
                 param=place,
                 code="unsupported_parameter",
             )
-        message = f"there is no field {place}"
-        return ServeError("invalid", message, param=place, code="unknown_parameter")
+        name = str(first["loc"][-1])[:LONGEST_NAME]
+        near = difflib.get_close_matches(name, _field_names(wanted_body), n=1)
+        return ServeError(
+            "invalid",
+            f"there is no field {place}",
+            hint=f"did you mean {near[0]}?" if near else None,
+            param=place,
+            code="unknown_parameter",
+        )
     if first["type"] == "missing":
         message = f"{place} is missing"
         return ServeError("invalid", message, param=param, code="missing_required_parameter")
@@ -114,6 +125,14 @@ def as_serve_error(error: RequestValidationError) -> ServeError:
     if first["input"] is None or isinstance(first["input"], str | int | float):
         message += f", found {json.dumps(first['input'], ensure_ascii=False)[:_LONGEST_FOUND]}"
     return ServeError("invalid", message, param=param, code="invalid_value")
+
+
+@functools.cache
+def _field_names(body: type[BaseModel] | None) -> list[str]:
+    """Of a body and all that may be in it."""
+    schema = body.model_json_schema() if body is not None else {}
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return sorted({name for part in parts for name in part.get("properties", ())})
 
 
 def _unknown_fields(error: RequestValidationError) -> list[tuple[int | str, ...]]:

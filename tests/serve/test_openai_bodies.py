@@ -114,6 +114,29 @@ def test_an_unknown_field_is_refused_or_left_alone_with_a_warning(caplog):
     assert messages == [{"role": "user", "content": "Hi"}]
 
 
+@pytest.mark.parametrize(
+    ("fields", "field", "near"),
+    [
+        ({"temprature": 1}, "temprature", "temperature"),
+        ({"max_token": 1}, "max_token", "max_tokens"),
+        ({"messages": [{"role": "user", "contents": "Hi"}]}, "messages.0.contents", "content"),
+        (
+            {"stream_options": {"include_uses": True}},
+            "stream_options.include_uses",
+            "include_usage",
+        ),
+        ({"qqq": 1}, "qqq", None),
+    ],
+)
+def test_an_unknown_field_is_told_its_nearest(fields: dict[str, Any], field: str, near: str | None):
+    body = {"messages": MESSAGES, **fields}
+    if "messages" in fields:
+        body["messages"][0]["content"] = "Hi"
+    message = refused(json.dumps(body).encode(), "/v1/chat/completions")["message"]
+    hint = f" (hint: did you mean {near}?)" if near else ""
+    assert message == f"there is no field {field}{hint}"
+
+
 def test_a_wrong_value_beside_an_unknown_field_is_still_refused():
     client = client_of(FakePool(), accept_unknown_fields=True)
     response = client.post("/v1/completions", json={"prompt": 3, "flavour": 1})

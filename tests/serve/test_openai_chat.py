@@ -150,9 +150,10 @@ def test_the_engine_is_asked_with_its_own_names():
 
 
 def test_what_is_not_said_is_left_to_the_engine():
-    pool = FakePool()
-    chat(pool)
-    assert pool.client.generated()[0]["params"] == {"max_tokens": 2**31 - 1}
+    for fields in ({}, {"seed": -1}):  # llama.cpp's and vLLM's way to say so
+        pool = FakePool()
+        chat(pool, **fields)
+        assert pool.client.generated()[0]["params"] == {"max_tokens": 2**31 - 1}
 
 
 def test_fields_that_cannot_change_the_answer_are_taken():
@@ -165,6 +166,8 @@ def test_fields_that_cannot_change_the_answer_are_taken():
         safety_identifier="x",
         keep_alive="5m",
         prompt_cache_key="k",
+        prompt_cache_retention="24h",
+        prediction={"type": "content", "content": "x"},
         cache_prompt=False,
         modalities=["text"],
         functions=None,

@@ -15,10 +15,9 @@ from puna.serve.openai.schemas import (
     MOST_LOGPROBS,
     MOST_MESSAGES,
     MOST_PROMPTS,
-    MOST_STOPS,
     MOST_TOOLS,
+    Choosing,
     Name,
-    StopText,
     Strict,
     Tool,
     ToolName,
@@ -41,21 +40,11 @@ class Asked(Strict):
     keep_alive: str | int | float | None = None
 
 
-class Options(Strict):
-    """Settings of a text; what is absent is as `puna generate` has it."""
+class Options(Choosing):
+    """Settings of a text."""
 
     num_predict: int | None = Field(None, ge=-2, lt=2**31, description="-1 and -2: no limit.")
     num_ctx: int | None = Field(None, ge=1, lt=2**31, description="At most the model's.")
-    temperature: float | None = Field(None, ge=0, le=1000)
-    top_k: int | None = Field(None, ge=0, lt=2**31)
-    top_p: float | None = Field(None, ge=0, le=1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, gt=0, le=1)
-    repeat_penalty: float | None = Field(None, ge=0.01, le=100)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-1, lt=2**63, description="-1: another each time.")
-    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     repeat_last_n: Literal[-1] | None = Field(None, description="Penalties see the whole text.")
     penalize_newline: Literal[True] | None = None
     mirostat: Literal[0] | None = None

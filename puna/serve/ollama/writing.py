@@ -27,26 +27,17 @@ from puna.serve.openai.answering import Ask, Chunk, Tally, respond, texts
 from puna.serve.openai.chat import ChatChoice
 from puna.serve.openai.conversation import ToolUse, conversation_prompt, tool_use
 from puna.serve.openai.logprobs import TokenLogprob, chat_logprobs
-from puna.serve.openai.sampling import Constraint, constraint_of
+from puna.serve.openai.sampling import (
+    NO_LIMIT,
+    Constraint,
+    choosing_fields,
+    constraint_of,
+    logprob_fields,
+)
 from puna.serve.openai.streaming import LineStream, json_bytes, unless_client_leaves
 from puna.serve.openai.tools import Call, joined
 
 router = APIRouter(tags=["Ollama"], route_class=JsonRoute)
-
-_NO_LIMIT = 2**31 - 1  # of tokens: to the context's end
-_LEAST_TOP_P = 1e-30
-_OPTIONS = {  # Ollama's name -> SamplingParams'
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "typical_p": "typical_p",
-    "repeat_penalty": "repetition_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "seed": "seed",
-    "stop": "stop",
-}
 
 Said = Callable[[str, list[Call]], dict[str, Any]]
 
@@ -258,21 +249,13 @@ def _format(body: Written) -> openai.JsonObject | openai.JsonSchema | None:
 
 def _params(body: Written) -> dict[str, Any]:
     """SamplingParams' fields that the request gives."""
-    given = body.options.model_dump(exclude_none=True) if body.options else {}
-    params = {ours: given[name] for name, ours in _OPTIONS.items() if name in given}
-    limit = given.get("num_predict", -1)
-    params["max_tokens"] = _NO_LIMIT if limit < 0 else limit
-    if "top_p" in params:
-        params["top_p"] = max(params["top_p"], _LEAST_TOP_P)
-    if params.get("seed", 0) < 0:
-        del params["seed"]
-    if "stop" in params:
-        params["stop"] = [given["stop"]] if isinstance(given["stop"], str) else given["stop"]
-    if body.top_logprobs is not None and not body.logprobs:
-        raise ServeError("invalid", "top_logprobs needs logprobs: true", param="top_logprobs")
-    if body.logprobs:
-        params["logprobs"] = body.top_logprobs or 0
-    return params
+    options = body.options or Options.model_validate({})
+    limit = -1 if options.num_predict is None else options.num_predict
+    return {
+        **choosing_fields(options),
+        "max_tokens": NO_LIMIT if limit < 0 else limit,
+        **logprob_fields(body.logprobs, body.top_logprobs),
+    }
 
 
 def _require_context(client: EngineClient, options: Options | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from puna.serve.clients import Pool
 from puna.serve.engine_client import EngineClient, Piece, Started
+from puna.serve.openai.schemas import Sampling
 from puna.serve.openai.streaming import (
     EventStream,
     cancelled,
@@ -102,6 +103,24 @@ class Heading:
         if self.has_usage:
             heading["usage"] = None
         return heading | {name: value for name, value in more.items() if value is not None}
+
+
+class OpenAIAnswer:
+    """What the answers of chat and completions share."""
+
+    def __init__(self, body: Sampling, heading: Heading) -> None:
+        self.tally = Tally()
+        self._heading = heading
+        heading.has_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    def end(self) -> Iterator[Chunk]:
+        """The usage, where it was asked for."""
+        if self._heading.has_usage:
+            yield self._heading.around([], usage=self.tally.usage())
+
+    def around_all(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The whole answer with these choices."""
+        return self._heading.around(choices, usage=self.tally.usage(), timings=self.tally.timings())
 
 
 class Answer(Protocol):

@@ -11,18 +11,16 @@ from fastapi import APIRouter, Request, Response
 from puna.serve.body import JsonRoute
 from puna.serve.engine_client import EngineClient, Piece, Started
 from puna.serve.errors import ServeError
-from puna.serve.openai.answering import Ask, Chunk, Heading, Tally, respond, texts
+from puna.serve.openai.answering import Ask, Chunk, Heading, OpenAIAnswer, respond, texts
 from puna.serve.openai.conversation import ToolUse, conversation_prompt, tool_use
 from puna.serve.openai.logprobs import TokenLogprob, chat_logprobs
 from puna.serve.openai.models import served_name
 from puna.serve.openai.responses import CHAT_STREAM, ERRORS, ChatCompletion
-from puna.serve.openai.sampling import sampling_fields
+from puna.serve.openai.sampling import NO_LIMIT, logprob_fields, sampling_fields
 from puna.serve.openai.schemas import ChatRequest
 from puna.serve.openai.tools import Delta, ToolReader, joined
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
-
-_TO_THE_CONTEXT_S_END = 2**31 - 1
 
 
 @router.post(
@@ -57,12 +55,8 @@ def _own_fields(body: ChatRequest) -> dict[str, Any]:
             "max_tokens and max_completion_tokens are the same, found two values",
             param="max_tokens",
         )
-    if body.top_logprobs is not None and not body.logprobs:
-        raise ServeError("invalid", "top_logprobs needs logprobs: true", param="top_logprobs")
-    fields: dict[str, Any] = {"max_tokens": limits.pop() if limits else _TO_THE_CONTEXT_S_END}
-    if body.logprobs:
-        fields["logprobs"] = body.top_logprobs or 0
-    return fields
+    limit = limits.pop() if limits else NO_LIMIT
+    return {"max_tokens": limit, **logprob_fields(body.logprobs, body.top_logprobs)}
 
 
 @dataclass
@@ -100,16 +94,13 @@ class ChatChoice:
         return {"role": "assistant", "content": said, "refusal": None, "tool_calls": calls}
 
 
-class ChatAnswer:
+class ChatAnswer(OpenAIAnswer):
     """The answer to a chat request, chunk by chunk and whole."""
 
     def __init__(self, body: ChatRequest, model: str, tools: ToolUse) -> None:
-        self.tally = Tally()
-        self._has_logprobs = bool(body.logprobs)
-        options = body.stream_options
-        self._has_usage = bool(options and options.include_usage)
         name = "chat.completion.chunk" if body.stream else "chat.completion"
-        self._heading = Heading("chatcmpl", name, model, self._has_usage)
+        super().__init__(body, Heading("chatcmpl", name, model))
+        self._has_logprobs = bool(body.logprobs)
         self._choices = [ChatChoice(index, tools.reader()) for index in range(body.n or 1)]
 
     def begin(self, _prompt: int, _started: Started) -> Iterator[Chunk]:
@@ -129,11 +120,6 @@ class ChatAnswer:
             is_last = all(one.finish_reason for one in self._choices)
             yield self._chunk(choice, {}, timings=self.tally.timings() if is_last else None)
 
-    def end(self) -> Iterator[Chunk]:
-        """The usage, where it was asked for."""
-        if self._has_usage:
-            yield self._heading.around([], usage=self.tally.usage())
-
     def whole(self) -> dict[str, Any]:
         """A chat.completion."""
         choices = [
@@ -145,8 +131,7 @@ class ChatAnswer:
             }
             for choice in self._choices
         ]
-        tally = self.tally
-        return self._heading.around(choices, usage=tally.usage(), timings=tally.timings())
+        return self.around_all(choices)
 
     def _chunk(
         self,

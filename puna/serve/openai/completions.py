@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from puna.serve.body import JsonRoute
 from puna.serve.engine_client import EngineClient, Piece, Started
 from puna.serve.errors import ServeError
-from puna.serve.openai.answering import Ask, Chunk, Heading, Tally, respond, texts
+from puna.serve.openai.answering import Ask, Chunk, Heading, OpenAIAnswer, respond, texts
 from puna.serve.openai.logprobs import LegacyLogprobs, TokenLogprob
 from puna.serve.openai.models import served_name
 from puna.serve.openai.responses import COMPLETION_STREAM, ERRORS, Completion
@@ -112,14 +112,11 @@ class Echo:
     held: list[Piece] = field(default_factory=list)
 
 
-class CompletionAnswer:
+class CompletionAnswer(OpenAIAnswer):
     """The answer to a completions request, chunk by chunk and whole."""
 
     def __init__(self, body: CompletionRequest, model: str, prompts: int) -> None:
-        self.tally = Tally()
-        options = body.stream_options
-        self._has_usage = bool(options and options.include_usage)
-        self._heading = Heading("cmpl", "text_completion", model, self._has_usage)
+        super().__init__(body, Heading("cmpl", "text_completion", model))
         self._has_logprobs = body.logprobs is not None
         self._count = body.n or 1
         self._choices = [CompletionChoice(i) for i in range(prompts * self._count)]
@@ -156,19 +153,13 @@ class CompletionAnswer:
         for held in echo.held if echo is not None else ():
             yield from self.add(prompt, held)
 
-    def end(self) -> Iterator[Chunk]:
-        """The usage, where it was asked for."""
-        if self._has_usage:
-            yield self._heading.around([], usage=self.tally.usage())
-
     def whole(self) -> dict[str, Any]:
         """A text_completion."""
         choices = [
             one.entry("".join(one.text), one.logprobs.lists if self._has_logprobs else None)
             for one in self._choices
         ]
-        tally = self.tally
-        return self._heading.around(choices, usage=tally.usage(), timings=tally.timings())
+        return self.around_all(choices)
 
     def _echo(self, prompt: int, text: str, logprobs: list[TokenLogprob]) -> Iterator[Chunk]:
         for choice in self._choices[prompt * self._count : (prompt + 1) * self._count]:

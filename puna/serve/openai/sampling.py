@@ -6,23 +6,13 @@ import json
 from typing import Any
 
 from puna.serve.errors import ServeError
-from puna.serve.openai.schemas import JsonObject, JsonSchema, PlainText, Sampling
+from puna.serve.openai.schemas import Choosing, JsonObject, JsonSchema, PlainText, Sampling
 from puna.serve.settings import RequestLimits
 
 Constraint = dict[str, Any]
 
-_SAME_NAME = (
-    "n",
-    "seed",
-    "temperature",
-    "min_p",
-    "typical_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "ignore_eos",
-    "draft_tokens",
-)
+NO_LIMIT = 2**31 - 1  # of tokens: to the context's end
+_OWN = ("n", "logit_bias", "ignore_eos", "draft_tokens", "repetition_penalty")
 _LEAST_TOP_P = 1e-30  # the likeliest token alone, which OpenAI's 0 means
 
 
@@ -35,26 +25,33 @@ def sampling_fields(request: Sampling) -> dict[str, Any]:
         raise ServeError(
             "invalid", "stream_options is only for stream: true", param="stream_options"
         )
-    fields = {
-        name: getattr(request, name) for name in _SAME_NAME if getattr(request, name) is not None
-    }
-    if request.repeat_penalty is not None:
-        if request.repetition_penalty is not None:
-            raise ServeError(
-                "invalid",
-                "repeat_penalty and repetition_penalty are the same, found both",
-                param="repeat_penalty",
-            )
-        fields["repetition_penalty"] = request.repeat_penalty
-    if request.top_p is not None:
-        fields["top_p"] = max(request.top_p, _LEAST_TOP_P)
-    if request.top_k is not None:
-        fields["top_k"] = max(request.top_k, 0)
-    if request.stop:
-        fields["stop"] = [request.stop] if isinstance(request.stop, str) else request.stop
-    if request.logit_bias:
-        fields["logit_bias"] = request.logit_bias
+    if request.repeat_penalty is not None and request.repetition_penalty is not None:
+        message = "repeat_penalty and repetition_penalty are the same, found both"
+        raise ServeError("invalid", message, param="repeat_penalty")
+    return {**choosing_fields(request), **request.model_dump(include=set(_OWN), exclude_none=True)}
+
+
+def choosing_fields(request: Choosing) -> dict[str, Any]:
+    """Those of them that Ollama's clients know, too."""
+    fields = request.model_dump(include=set(Choosing.model_fields), exclude_none=True)
+    if "repeat_penalty" in fields:
+        fields["repetition_penalty"] = fields.pop("repeat_penalty")
+    if "top_p" in fields:
+        fields["top_p"] = max(fields["top_p"], _LEAST_TOP_P)
+    if "top_k" in fields:
+        fields["top_k"] = max(fields["top_k"], 0)
+    if fields.get("seed") == -1:
+        del fields["seed"]
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
     return fields
+
+
+def logprob_fields(logprobs: bool | None, top_logprobs: int | None) -> dict[str, int]:
+    """Chat's fields as SamplingParams'. Raises ServeError for the second without the first."""
+    if top_logprobs is not None and not logprobs:
+        raise ServeError("invalid", "top_logprobs needs logprobs: true", param="top_logprobs")
+    return {"logprobs": top_logprobs or 0} if logprobs else {}
 
 
 def constraint_of(

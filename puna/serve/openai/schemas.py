@@ -56,6 +56,8 @@ class Ignored(Strict):
     safety_identifier: str | None = None
     keep_alive: str | int | float | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prediction: dict[str, JsonValue] | None = Field(None, description="It is for speed alone.")
     cache_prompt: bool | None = Field(
         None, description="Prefixes are always kept; that changes the speed and never the text."
     )
@@ -68,16 +70,11 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
-class Sampling(Ignored):
-    """Fields that chat and completions share. What is absent is as `puna generate` has it."""
+class Choosing(Strict):
+    """How tokens are chosen, as OpenAI's, llama.cpp's and Ollama's clients name it alike; what is
+    absent is as `puna generate` has it."""
 
-    model: Name | None = Field(
-        None, description="One of /v1/models; where one model is served, any name means it."
-    )
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-1, lt=2**63, description="-1: another each time.")
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     temperature: float | None = Field(None, ge=0, le=1000, description="Default 0.8; 0 is greedy.")
     top_p: float | None = Field(None, ge=0, le=1, description="Default 0.95; 0 is greedy.")
@@ -86,9 +83,20 @@ class Sampling(Ignored):
     typical_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    repeat_penalty: float | None = Field(
-        None, ge=0.01, le=100, description="llama.cpp's name of repetition_penalty."
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100)
+
+
+class Sampling(Ignored, Choosing):
+    """Fields that chat and completions share."""
+
+    model: Name | None = Field(
+        None, description="One of /v1/models; where one model is served, any name means it."
+    )
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=100, description="vLLM's name of repeat_penalty."
     )
     logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias] | None = Field(
         None, max_length=MOST_BIASES, description="Token ids and what is added to their logits."
