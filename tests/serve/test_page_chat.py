@@ -22,7 +22,7 @@ def pool_of(**fields: Any) -> FakePool:
 
 def send(page: Any, text: str) -> None:
     page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Send", exact=True).click()
 
 
 def answers(page: Any) -> list[str]:
@@ -54,6 +54,7 @@ def test_an_answer_streams_and_says_how_fast_it_came(open_page: Open):
     stats = page.locator(".message.assistant .stats").inner_text()
     assert re.match(r"5 tokens · \d+(\.\d)? tokens/s · first after \d\.\d\d s", stats), stats
     assert f"of {CONTEXT_TOKENS:,} tokens" in page.locator(".gauge").inner_text()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Message"
     (asked,) = pool.client.generated()
     assert messages_of(asked) == [("user", "Why?")]
     assert asked["params"]["temperature"] == 0.7
@@ -69,6 +70,9 @@ def test_stop_ends_the_answer_at_the_engine_too_and_it_can_go_on(open_page: Open
     page.locator(".stats", has_text="stopped").wait_for()
     wait_for(page, lambda: pool.client.left)
     kept = answers(page)[0]
+    # Of an answer that was stopped the server counts no tokens: "user: Count\n" has 12.
+    said = len(kept.split())
+    page.locator(".gauge", has_text=f"{12 + said} of").wait_for()
     pool.client.never_ends, pool.client.says = False, ("two",)
     page.get_by_label("Let the model go on").click()
     page.locator(".message.assistant:not([aria-busy])", has_text="two").wait_for()
@@ -163,6 +167,12 @@ def test_conversations_are_exported_and_imported_searched_and_deleted(
     other.get_by_label("Delete: A question of llamas").click()
     other.get_by_role("button", name="Undo").click()
     assert other.locator(".conversation").count() == 1
+    title.hover()
+    other.get_by_label("Delete: A question of llamas").click()
+    other.get_by_text("What shall we talk about?").wait_for()
+    other.reload()
+    other.locator(".conversation", has_text="Something else").wait_for()
+    assert other.locator(".conversation").count() == 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +209,23 @@ def test_a_list_of_messages_as_the_api_takes_them_is_imported_too(open_page: Ope
     assert page.get_by_label("System prompt").input_value() == "Be kind."
 
 
+def test_a_damaged_export_becomes_a_conversation_that_works(open_page: Open, tmp_path: Path):
+    odd = {"id": "m1", "parent": "", "role": "user", "text": "Hi", "stats": {"tokens": 1, "x": []}}
+    # Their ids are the ones that new messages would have had; `firstSeconds` is missing.
+    answer = {**odd, "id": "__proto__", "parent": "m1", "role": "assistant", "model": {}}
+    one = {"messages": {"a": odd, "b": answer}, "chosen": {"": "m1"}, "updated": "never"}
+    text = json.dumps({"kind": "puna.conversations", "version": 1, "conversations": [one]})
+    (tmp_path / "odd.json").write_text(text)
+    pool = pool_of(says=("answer",))
+    page = open_page(pool)
+    page.locator("input[type=file]").set_input_files(tmp_path / "odd.json")
+    page.locator(".message.assistant", has_text="Hi").wait_for()
+    send_and_wait(page, "two")
+    assert messages_of(pool.client.generated()[0]) == [
+        ("user", "Hi"), ("assistant", "Hi"), ("user", "two"),
+    ]  # fmt: skip
+
+
 def test_what_goes_wrong_is_said_beside_what_came(open_page: Open):
     pool = pool_of(says=("So far", ServeError("failed", "the engine ended")))
     page = open_page(pool)
@@ -209,6 +236,33 @@ def test_what_goes_wrong_is_said_beside_what_came(open_page: Open):
     send(page, "Again")
     page.locator(".failure", has_text="64 requests wait").wait_for()
     page.watch.forgive("429")
+    pool.client.fails.clear()
+    send_and_wait(page, "And again")  # what was not answered goes along, and no empty answer
+    assert messages_of(pool.client.generated()[-1]) == [
+        ("user", "Hi"), ("assistant", "So far"), ("user", "Again\n\nAnd again"),
+    ]  # fmt: skip
+
+
+def test_a_server_that_loads_or_is_gone_is_asked_again(open_page: Open):
+    pool = pool_of()
+    pool.states["fake"] = "loading"
+    page = open_page(pool)
+    page.locator("#notice", has_text="Loading model").wait_for()
+    page.watch.forgive("503")
+    pool.states["fake"] = "ready"
+    page.locator("#model option").first.wait_for(state="attached")
+    page.locator("#notice").wait_for(state="hidden")
+
+
+def test_a_browser_that_keeps_nothing_can_talk_all_the_same(open_page: Open):
+    page = open_page(pool_of(says=("Yes",)))
+    page.add_init_script("""for (const name of ["localStorage", "indexedDB"])
+        Object.defineProperty(window, name, {get() { throw new DOMException("refused"); }})""")
+    page.reload()
+    page.locator("#notice", has_text="keeps no history").wait_for()
+    page.get_by_role("spinbutton", name="Temperature").fill("0.2")
+    send_and_wait(page, "Hi")
+    assert answers(page) == ["Yes"]
 
 
 def test_a_server_with_a_key_asks_for_it_and_gets_it_in_the_header_alone(open_page: Open):
@@ -217,7 +271,15 @@ def test_a_server_with_a_key_asks_for_it_and_gets_it_in_the_header_alone(open_pa
     dialog = page.get_by_role("dialog", name="API key")
     dialog.wait_for()
     page.watch.forgive("401")
-    dialog.get_by_label("Key", exact=True).fill("secret-key")
+    key = dialog.get_by_label("Key", exact=True)
+    key.fill("ключ")  # a header has no place for it
+    key.press("Enter")
+    assert dialog.is_visible()
+    key.fill("another-key")
+    key.press("Enter")
+    dialog.get_by_text("key").first.wait_for()
+    page.watch.forgive("401")
+    key.fill("secret-key")
     dialog.get_by_role("button", name="Keep").click()
     page.locator("#model option").first.wait_for(state="attached")
     send_and_wait(page, "Hi")
@@ -239,6 +301,8 @@ def test_everything_works_from_the_keyboard(open_page: Open):
         page.locator(f"#{view}").wait_for(state="visible")
         assert page.locator(f".tabs a[href='#{view}']").get_attribute("aria-current") == "page"
     page.keyboard.press("Alt+1")
+    page.keyboard.press("Control+Alt+2")  # AltGr: a character of many keyboards
+    page.locator("#chat").wait_for(state="visible")
     page.keyboard.type("Hello")
     page.keyboard.press("Enter")
     page.locator(".message.assistant .stats").wait_for()
@@ -252,6 +316,11 @@ def test_everything_works_from_the_keyboard(open_page: Open):
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Message"
+    listing = page.get_by_role("button", name="Conversations", exact=True)
+    assert listing.get_attribute("aria-expanded") == "true"
+    listing.click()
+    assert listing.get_attribute("aria-expanded") == "false"
+    assert page.get_by_label("Search the conversations").is_hidden()
 
 
 def test_the_stream_is_read_aloud_sentence_by_sentence(open_page: Open):
@@ -303,9 +372,17 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(open_page: Open):
         box = page.locator(".tabs").bounding_box()
         assert (box["width"], box["y"] + box["height"]) == (360, 740)
     page.goto(f"{page.watch.base}/#chat")
-    page.get_by_role("button", name="Conversations", exact=True).click()
+    listing = page.get_by_role("button", name="Conversations", exact=True)
+    assert listing.get_attribute("aria-expanded") == "false"
+    listing.click()
+    assert page.evaluate("document.activeElement.innerText") == "New conversation"
+    page.keyboard.press("Escape")
+    assert listing.evaluate("button => button === document.activeElement")
+    listing.click()
     page.get_by_role("button", name="New conversation").click()
     page.get_by_text("What shall we talk about?").wait_for()
+    page.get_by_label("Message", exact=True).type("one\ntwo")  # Enter sends nothing there
+    assert page.get_by_label("Message", exact=True).input_value() == "one\ntwo"
 
 
 def test_a_model_without_a_template_is_led_to_complete(open_page: Open):

@@ -74,7 +74,37 @@ ALIKE = [
     "un**finished *emphasis and [a bracket",
     "- one\n\n- two\n\ntext",
     "a < b && c > d &amp;",
+    "a | b | c\n|-|-|\nno table",
+    "| a \\| b | c |\n|-|-|\n| `x\\|y` | z |",
 ]
+
+# Pieces that mean something, in any order: none may throw, and what comes piece by piece must
+# look as if it had come at once.
+FUZZ = r"""async (seed) => {
+  const { showMarkdown } = await import("/static/markdown.js");
+  const pieces = [..."*_~`\\|[]()<>!#-+.:'\" \t\n\u202e\u0000\ud800", "**", "***", "__", "```",
+    "```py\n", "~~~\n", "\n\n", "    ", "- ", "1. ", "> ", "## ", "](http://x.y)", "](javascript:alert(1))",
+    "](data:text/html,x)", "<http://a.b>", "<img src=x onerror=alert(1)>", "&lt;", "&#0;", "a | b",
+    "|-|-|\n", "| a | b |\n|-|-|\n", "\n---\n", "[x] ", "https://e/(a)(b)", "word", "é", "😀"];
+  const random = (most) => {
+    seed = (seed * 1664525 + 1013904223) >>> 0;
+    return Math.floor((seed / 2 ** 32) * most);
+  };
+  for (let round = 0; round < 1500; round += 1) {
+    const parts = Array.from({ length: 1 + random(60) }, () => pieces[random(pieces.length)]);
+    const [whole, grown] = [document.createElement("div"), document.createElement("div")];
+    try {
+      showMarkdown(whole, parts.join(""));
+      parts.forEach((_, end) => showMarkdown(grown, parts.slice(0, end + 1).join("")));
+    } catch (error) {
+      return [parts.join(""), error.stack];
+    }
+    const links = [...whole.querySelectorAll("a")].every((one) => /^(https?|mailto):/.test(one));
+    const isSafe = links && !whole.querySelector("DANGEROUS");
+    if (!isSafe || whole.innerHTML !== grown.innerHTML) return [parts.join(""), whole.innerHTML];
+  }
+  return null;
+}"""
 
 
 def said(open_page: Open, text: str) -> Any:
@@ -103,6 +133,18 @@ def test_hostile_words_stay_words(open_page: Open, text: str):
     page.get_by_label("The text as it is").click()
     raw = body.locator("pre.raw").text_content()
     assert raw == text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_marks_in_any_order_are_shown_and_the_same_as_they_stream(open_page: Open, seed: int):
+    page = open_page(FakePool())
+    assert page.evaluate(FUZZ.replace("DANGEROUS", DANGEROUS), seed) is None
+
+
+def test_code_shows_what_turns_its_direction(open_page: Open):
+    page = said(open_page, "`a\u202eb`\n\n```\nif x: \u2066end\n```")
+    shown = page.locator(".message.assistant code").all_inner_texts()
+    assert shown == ["a⟨U+202E⟩b", "if x: ⟨U+2066⟩end"]
 
 
 def test_hostile_names_stay_words_everywhere_else_too(open_page: Open):

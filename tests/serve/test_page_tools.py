@@ -8,6 +8,8 @@ import pytest
 from serve.browser_page import Open, wait_for
 from serve.fake_pool import FakeClient, FakePool
 
+from puna.serve.errors import ServeError
+
 pytestmark = pytest.mark.browser
 
 # In the fake's log-probabilities: each token e^-0.5, the alternative "!" e^-1.5.
@@ -131,8 +133,16 @@ def test_two_models_answer_side_by_side_each_with_its_settings(open_page: Open):
     page.get_by_role("radio", name="Complete").check(force=True)
     page.get_by_label("Model B").select_option("small")
     page.get_by_role("button", name="Run both").click()
-    page.get_by_text("The same text").wait_for()
+    page.get_by_text("The same text", exact=True).wait_for()
     assert pool.clients["small"].generated()[-1]["prompt"] == {"text": "Why?"}
+    pool.clients["small"].says = ("So far", ServeError("failed", "the engine ended"))
+    page.get_by_role("button", name="Run both").click()
+    for side in ("A", "B"):
+        one = page.get_by_role("article", name=f"Side {side}")
+        one.locator(".failure", has_text="the engine ended").wait_for()
+        page.wait_for_timeout(50)  # the next frame, which draws what came
+        assert one.locator(".side-text").inner_text() == "Why?So far"
+        assert one.locator(".failure").is_visible()
 
 
 def test_a_text_is_shown_as_pieces_with_ids_and_what_may_come_next(open_page: Open):
@@ -143,7 +153,8 @@ def test_a_text_is_shown_as_pieces_with_ids_and_what_may_come_next(open_page: Op
     page.get_by_text("6 tokens · 5 characters · 6 bytes").wait_for()
     pieces = page.locator(".piece").all_inner_texts()
     ids = [1, 97, 32, 98, 10, 228]  # the fake's BOS, then code points
-    assert pieces == [f"{text}\n{one}" for text, one in zip("\x01a␣b⏎ä", ids, strict=True)]
+    shown = ["U+0001", *"a␣b⏎ä"]
+    assert pieces == [f"{text}\n{one}" for text, one in zip(shown, ids, strict=True)]
     page.get_by_label("With the beginning-of-text token").uncheck()
     page.get_by_text("5 tokens · 5 characters").wait_for()
     bars = page.get_by_role("region", name="Next token").get_by_role("button")
@@ -184,6 +195,8 @@ def test_a_run_is_drawn_while_it_runs_and_after_a_resume(open_page: Open, tmp_pa
     assert tile.inner_text() == "9 of 50"
     assert page.locator(".samples blockquote").inner_text() == "The <b>llama</b>"
     plot = page.get_by_label("Loss, read a step")
+    assert plot.get_attribute("aria-valuetext").startswith("last · training 4.")
+    assert plot.get_attribute("aria-valuenow") == "9"
     plot.focus()
     page.keyboard.press("Home")
     assert plot.get_attribute("aria-valuetext").startswith("step 1 · training 4.900")

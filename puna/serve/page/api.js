@@ -1,22 +1,21 @@
 // The server's public API. Every address is relative: nothing is ever asked of another origin.
 
-const keyPlace = "puna.apiKey";
+import { recall, remember } from "./store.js";
 
 /** What the server answered instead of what was asked for; `status` 0: it did not answer. */
 export class ApiError extends Error {
   constructor(message, status = 0) {
-    super(message);
+    super(message.charAt(0).toUpperCase() + message.slice(1)); // the server's begin small
     this.status = status;
   }
 }
 
 export function apiKey() {
-  return localStorage.getItem(keyPlace) ?? "";
+  return recall("apiKey") ?? "";
 }
 
 export function keepApiKey(key) {
-  if (key) localStorage.setItem(keyPlace, key);
-  else localStorage.removeItem(keyPlace);
+  remember("apiKey", key);
 }
 
 async function ask(path, { body, signal } = {}) {

@@ -14,7 +14,7 @@ export class Chart {
     this.readout = element("output", {});
     this.plot = element("div", { class: "plot", tabindex: "0", role: "slider" });
     this.plot.setAttribute("aria-label", `${title}, read a step`);
-    const name = element("h3", {}, title, " ", element("small", {}, unit));
+    const name = element("h2", {}, title, " ", element("small", {}, unit));
     const head = element("figcaption", {}, name, this.readout);
     this.element = element("figure", { class: "chart" }, head, this.plot);
     this.plot.addEventListener("pointermove", (event) => this.pointed(event));
@@ -122,25 +122,31 @@ export class Chart {
     this.at = step;
     const main = this.curves[0];
     const shown = main.x[nearest(main.x, step)];
-    const parts = this.curves.filter((curve) => curve.kind !== "faint").map((curve) => {
-      const value = curve.y[nearest(curve.x, step)];
-      return `${curve.name} ${value === null ? "not finite" : this.format(value)}`;
-    });
-    const words = `step ${Math.round(shown)} · ${parts.join(" · ")}`;
-    this.readout.textContent = words;
-    this.plot.setAttribute("aria-valuenow", String(Math.round(shown)));
-    this.plot.setAttribute("aria-valuetext", words);
+    this.tell(shown, `step ${Math.round(shown)}`, (curve) => curve.y[nearest(curve.x, step)]);
     if (!this.cross) return;
     this.cross.setAttribute("x1", this.x(shown));
     this.cross.setAttribute("x2", this.x(shown));
     this.cross.style.visibility = "visible";
   }
 
+  /** Say the curves' values at a step, each that has a name after a mark of its colour. */
+  tell(step, begin, valueOf) {
+    const parts = this.curves.filter((curve) => curve.kind !== "faint").map((curve) => {
+      const value = valueOf(curve);
+      const words = `${curve.name} ${value === null ? "not finite" : this.format(value)}`;
+      const mark = curve.name && `marked ${curve.kind} tone-${curve.tone}`;
+      return element("span", { class: mark }, words.trim());
+    });
+    this.readout.replaceChildren(begin, ...parts);
+    this.plot.setAttribute("aria-valuenow", String(Math.round(step)));
+    const words = parts.map((part) => part.textContent);
+    this.plot.setAttribute("aria-valuetext", [begin, ...words].join(" · "));
+  }
+
   rest() {
     this.at = null;
-    const latest = this.curves.find((curve) => curve.kind !== "faint");
-    const value = latest?.y.findLast((one) => one !== null);
-    this.readout.textContent = value === undefined ? "" : `now ${this.format(value)}`;
+    const last = Math.max(0, ...this.curves.map((curve) => curve.x.at(-1)));
+    this.tell(last, "last", (curve) => curve.y.findLast((value) => value !== null) ?? null);
     if (this.cross) this.cross.style.visibility = "hidden";
   }
 }

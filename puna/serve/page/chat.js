@@ -1,8 +1,8 @@
 // The chat: a conversation with the model, streamed, stopped, retried, edited into branches.
 
 import { announce, element, find, fitHeight, icon, iconButton } from "./dom.js";
-import { focusField, oncePerFrame, written } from "./dom.js";
-import { chatPieces } from "./api.js";
+import { focusField, hasMouse, oncePerFrame, written } from "./dom.js";
+import { chatPieces, postJson } from "./api.js";
 import { ChatList } from "./chat_list.js";
 import { messageElement, showText } from "./chat_message.js";
 import { add, asMessages, newConversation, path } from "./conversation.js";
@@ -18,6 +18,7 @@ const ideas = [
   ["Plan", "Plan a day in the mountains for someone who walks slowly."],
 ];
 const nearEnd = 80; // pixels from the bottom within which the page follows the text
+const narrow = matchMedia("(max-width: 1120px)"); // as the style says: the sides lie over the talk
 
 export class Chat {
   constructor(panel) {
@@ -25,9 +26,12 @@ export class Chat {
     this.conversation = newConversation();
     this.answer = null;
     this.list = new ChatList({
-      open: (one) => this.open(one),
+      open: (one) => {
+        this.open(one);
+        focusField(this.box);
+      },
       begin: () => this.begin(),
-      removed: (id) => id === this.conversation.id && this.begin(),
+      removed: (id) => id === this.conversation.id && this.change(newConversation()),
       failed: (error) => notice(error.message),
     });
     this.acts = {
@@ -48,7 +52,7 @@ export class Chat {
     this.scroll = element("div", { class: "scroll", tabindex: "-1" }, this.log);
     this.box = element("textarea", {
       rows: "1", placeholder: "Write to the model", "aria-label": "Message",
-      "data-main-field": true,
+      "data-main-field": true, dir: "auto", enterkeyhint: hasMouse() ? "send" : "enter",
       oninput: () => fitHeight(this.box),
     });
     this.box.addEventListener("keydown", (event) => this.pressed(event));
@@ -61,35 +65,42 @@ export class Chat {
       else this.submit();
     });
     this.setBusy(false);
-    const head = element(
-      "div", { class: "chat-head" },
-      this.drawer("menu", "Conversations", "is-listing"),
-      this.gauge,
-      this.drawer("settings", "Settings of the chat", "is-setting"),
-    );
+    const sides = [this.list.element, this.settings()];
+    this.drawers = [
+      this.drawer("menu", "Conversations", "is-listing", sides[0]),
+      this.drawer("settings", "Settings of the chat", "is-setting", sides[1]),
+    ];
+    const [left, right] = this.drawers.map((one) => one.button);
+    const head = element("div", { class: "chat-head" }, left, this.gauge, right);
     const talk = element("div", { class: "talk" }, head, this.scroll, composer);
     const shade = element("div", { class: "shade", onclick: () => this.closeDrawers() });
-    this.panel.append(this.list.element, talk, this.settings(), shade);
+    this.panel.append(sides[0], talk, sides[1], shade);
+    narrow.addEventListener("change", () => this.closeDrawers());
+    this.closeDrawers();
   }
 
-  drawer(name, label, state) {
+  /** The button of a side: with room for it, the side is open until `state` is set. */
+  drawer(name, label, state, side) {
     const button = iconButton(name, label, () => {
-      const isOpen = this.panel.classList.toggle(state);
+      const isOpen = this.panel.classList.toggle(state) === narrow.matches;
       button.setAttribute("aria-expanded", String(isOpen));
-    }, { "aria-expanded": "false" });
-    return button;
+      if (isOpen && narrow.matches) find("button, textarea", side).focus();
+    });
+    return { button, state, side };
   }
 
   closeDrawers() {
-    this.panel.classList.remove("is-listing", "is-setting");
-    for (const one of this.panel.querySelectorAll("[aria-expanded]")) {
-      one.setAttribute("aria-expanded", "false");
+    for (const { button, state, side } of this.drawers) {
+      if (narrow.matches && side.contains(document.activeElement)) button.focus();
+      this.panel.classList.remove(state);
+      button.setAttribute("aria-expanded", String(!narrow.matches));
     }
   }
 
   settings() {
     this.system = element("textarea", {
       rows: "4", placeholder: "You are a helpful assistant.", "aria-label": "System prompt",
+      dir: "auto",
     });
     this.system.addEventListener("input", () => {
       this.conversation.system = this.system.value;
@@ -114,8 +125,8 @@ export class Chat {
       this.answer.stop();
       return true;
     }
-    const isOpen = this.panel.matches(".is-listing, .is-setting");
-    this.closeDrawers();
+    const isOpen = narrow.matches && this.panel.matches(".is-listing, .is-setting");
+    if (isOpen) this.closeDrawers();
     return isOpen;
   }
 
@@ -125,23 +136,31 @@ export class Chat {
   }
 
   open(conversation) {
-    this.answer?.stop();
-    this.conversation = conversation;
-    this.closeDrawers();
-    this.showConversation();
+    if (narrow.matches) this.closeDrawers();
+    this.change(conversation);
     this.toEnd();
   }
 
+  change(conversation) {
+    this.answer?.stop();
+    this.conversation = conversation;
+    this.showConversation();
+  }
+
   pressed(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    // Safari says 229 of the Enter that ends a composed word. A drawn keyboard has no Shift Enter
+    // for a new line: there the button alone sends.
+    const isComposing = event.isComposing || event.keyCode === 229;
+    const sends = hasMouse() ? !event.shiftKey : event.ctrlKey || event.metaKey;
+    if (event.key === "Enter" && sends && !isComposing) {
       event.preventDefault();
       if (!this.answer) this.submit();
     }
     if (event.key === "ArrowUp" && !this.box.value) {
-      const last = [...this.log.querySelectorAll(".message.user")].at(-1);
-      if (!last) return;
+      const edit = [...this.log.querySelectorAll(".message.user [data-act=edit]")].at(-1);
+      if (!edit) return;
       event.preventDefault();
-      find("[data-act=edit]", last).click();
+      edit.click();
     }
   }
 
@@ -168,6 +187,10 @@ export class Chat {
 
   /** Let the model go on with its own message, as a new branch. */
   goOn(message) {
+    if (!message.text) {
+      this.acts.retry(message);
+      return;
+    }
     const reply = add(this.conversation, message.parent, "assistant", message.text);
     reply.model = chosenModel();
     const continued = { continue_final_message: true, add_generation_prompt: false };
@@ -181,6 +204,7 @@ export class Chat {
     const isCurrent = () => this.conversation === conversation;
     this.showConversation();
     this.toEnd();
+    focusField(this.box); // what was pressed is gone
     const made = this.log.lastElementChild;
     made.setAttribute("aria-busy", "true");
     const draw = oncePerFrame(() => {
@@ -210,6 +234,10 @@ export class Chat {
     }
     conversation.updated = Date.now();
     if (isCurrent()) this.finished(reply, made);
+    if (reply.stats?.promptTokens === null) {
+      reply.stats.promptTokens = await promptTokens(reply.model, request).catch(() => null);
+      if (isCurrent() && !this.answer) this.showGauge(reply.stats);
+    }
     this.list.keep(conversation).catch((error) => notice(error.message));
   }
 
@@ -262,6 +290,7 @@ export class Chat {
     const edited = add(this.conversation, message.parent, "assistant", text);
     edited.model = message.model;
     this.showConversation();
+    focusField(this.box);
     this.keep();
   }
 
@@ -271,7 +300,7 @@ export class Chat {
       return element("button", own, element("b", {}, kind), element("span", {}, text));
     });
     this.hint = element("p", { class: "hint", hidden: true });
-    const name = element("h1", {}, "What shall we talk about?");
+    const name = element("h2", {}, "What shall we talk about?");
     const isHere = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
     const words = isHere ? "Everything stays on this machine: the model, the page, what you write."
       : "What you write goes to this server alone; the history stays in your browser.";
@@ -329,4 +358,11 @@ export class Chat {
   toEnd() {
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }
+}
+
+/** How many tokens a request's prompt has: of an answer that was stopped the server does not say. */
+async function promptTokens(model, request) {
+  const { prompt } = await postJson("apply-template", { model, ...request });
+  const exact = { add_special_tokens: false, parse_special: true };
+  return (await postJson("tokenize", { model, prompt, ...exact })).count;
 }

@@ -15,6 +15,8 @@ export class ChatList {
       oninput: () => this.draw(),
     });
     this.list = element("ul", { class: "conversations" });
+    this.deleted = new Set(); // ids: an answer that ends late keeps none of these
+    this.undo = element("div", { class: "deleted", hidden: true });
     const begin = { type: "button", class: "new-chat", onclick: () => acts.begin() };
     const file = element("input", { type: "file", accept: ".json,application/json", hidden: true });
     file.addEventListener("change", () => this.import(file));
@@ -27,6 +29,7 @@ export class ChatList {
       element("button", begin, icon("plus"), "New conversation"),
       this.search,
       element("nav", { class: "scroll", "aria-label": "Conversations" }, this.list),
+      this.undo,
       element(
         "div", { class: "side-foot" },
         element("span", { class: "soft" }, "Kept in this browser"), importFile, exportAll, file,
@@ -43,6 +46,7 @@ export class ChatList {
 
   /** Keep `conversation` and move it to the top. */
   async keep(conversation) {
+    if (this.deleted.has(conversation.id)) return;
     this.all = [conversation, ...this.all.filter((one) => one.id !== conversation.id)];
     this.all.sort((one, other) => other.updated - one.updated);
     this.draw();
@@ -51,6 +55,7 @@ export class ChatList {
 
   show(conversation) {
     this.current = conversation.id;
+    this.undo.hidden = true;
     this.draw();
   }
 
@@ -66,18 +71,22 @@ export class ChatList {
 
   row(conversation) {
     const isCurrent = conversation.id === this.current;
-    const open = { type: "button", class: "conversation", "aria-current": isCurrent && "true" };
     const title = conversation.title || "Untitled";
-    const button = element("button", open, title);
+    const open = { type: "button", class: "conversation", title, "data-id": conversation.id };
+    const button = element("button", { ...open, "aria-current": isCurrent && "true" }, title);
     button.addEventListener("click", () => this.acts.open(conversation));
     const item = element("li", {}, button);
     const rename = iconButton("edit", `Rename: ${title}`, () => this.rename(item, conversation));
     const save = iconButton("download", `Export: ${title}`, () => {
       saveFile("puna-conversation.json", toFile([conversation]));
     });
-    const remove = iconButton("trash", `Delete: ${title}`, () => this.remove(item, conversation));
+    const remove = iconButton("trash", `Delete: ${title}`, () => this.remove(conversation));
     item.append(element("div", { class: "conversation-acts" }, rename, save, remove));
     return item;
+  }
+
+  focus(id) {
+    this.list.querySelector(`[data-id="${CSS.escape(id)}"]`)?.focus();
   }
 
   rename(item, conversation) {
@@ -91,8 +100,10 @@ export class ChatList {
       this.keep(conversation).catch(this.acts.failed);
     };
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") leave(true);
-      if (event.key === "Escape") leave(false);
+      if (!["Enter", "Escape"].includes(event.key) || event.isComposing) return;
+      event.stopPropagation();
+      leave(event.key === "Enter");
+      this.focus(conversation.id);
     });
     field.addEventListener("blur", () => leave(true));
     item.replaceChildren(field);
@@ -100,22 +111,27 @@ export class ChatList {
     field.select();
   }
 
-  remove(item, conversation) {
-    const undo = element("button", { type: "button", class: "quiet small" }, "Undo");
-    const words = element("span", { class: "soft" }, "Deleted");
-    item.replaceChildren(element("div", { class: "deleted" }, words, undo));
+  /** Delete it; until another is opened that can be undone. */
+  remove(conversation) {
+    const { id } = conversation;
+    this.deleted.add(id);
+    this.all = this.all.filter((one) => one.id !== id);
+    this.draw();
+    this.acts.removed(id);
+    store.deleteConversation(id).catch(this.acts.failed);
+    const back = () => {
+      this.deleted.delete(id);
+      this.undo.hidden = true;
+      this.keep(conversation).catch(this.acts.failed);
+      this.focus(id);
+    };
+    const button = { type: "button", class: "quiet small", onclick: back };
+    const undo = element("button", button, "Undo");
+    const words = element("span", {}, `Deleted: ${conversation.title || "Untitled"}`);
+    this.undo.replaceChildren(words, undo);
+    this.undo.hidden = false;
     announce("Conversation deleted");
     undo.focus();
-    const done = setTimeout(async () => {
-      this.all = this.all.filter((one) => one.id !== conversation.id);
-      await store.deleteConversation(conversation.id).catch(this.acts.failed);
-      this.draw();
-      this.acts.removed(conversation.id);
-    }, 4000);
-    undo.addEventListener("click", () => {
-      clearTimeout(done);
-      this.draw();
-    });
   }
 
   async import(file) {

@@ -76,10 +76,15 @@ function toggleRaw(made, message, button) {
 }
 
 function editor(made, message, acts) {
-  const box = element("textarea", { class: "edit-box", "aria-label": "Edit the message" });
+  const own = { class: "edit-box", "aria-label": "Edit the message", dir: "auto" };
+  const box = element("textarea", own);
   box.value = message.text;
-  const leave = () => form.replaceWith(...before);
   const before = [...made.childNodes];
+  const wasFocused = document.activeElement;
+  const leave = () => {
+    form.replaceWith(...before);
+    wasFocused.focus();
+  };
   const save = message.role === "user" ? "Send" : "Keep";
   const form = element(
     "form",

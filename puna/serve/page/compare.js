@@ -126,15 +126,25 @@ class Side {
     this.body.setAttribute("aria-label", `Answer ${letter}`);
     this.body.setAttribute("role", "region");
     this.stats = element("span", { class: "stats" });
+    this.failure = element("p", { class: "failure", role: "alert" });
     const copy = copyButton(() => this.text, `Copy answer ${letter}`);
-    const summary = element("summary", {}, icon("right"), "Sampling");
+    this.chosen = element("span", {});
+    const summary = element("summary", {}, icon("right"), this.chosen);
+    const details = { class: "more", oninput: () => this.tell(), onclick: () => this.tell() };
     this.element = element(
       "article", { class: "compare-side", "aria-label": `Side ${letter}` },
       element("div", { class: "compare-head" }, element("b", {}, letter), this.model),
-      element("details", { class: "more" }, summary, this.sampling.element),
-      this.body,
+      element("details", details, summary, this.sampling.element),
+      this.body, this.failure,
       element("div", { class: "message-foot" }, copy, this.stats),
     );
+    this.tell();
+  }
+
+  /** Say, on what opens it, how this side samples: it may be all that differs. */
+  tell() {
+    const { temperature, max_tokens: most } = this.sampling.values();
+    this.chosen.textContent = `Sampling: temperature ${temperature}, ${written(most)} tokens`;
   }
 
   async ask(way, prompt, system) {
@@ -150,6 +160,7 @@ class Side {
     this.body.shownBlocks = [];
     this.body.classList.toggle("is-plain", !isChat);
     this.stats.textContent = "";
+    this.failure.textContent = "";
     const draw = oncePerFrame(() => {
       if (isChat) showMarkdown(this.body, this.text);
       else this.body.textContent = prompt + this.text;
@@ -158,12 +169,14 @@ class Side {
       this.text += piece.text;
       draw();
     });
+    this.element.setAttribute("aria-busy", "true");
     try {
       this.stats.textContent = statsText(await this.answer.finished);
     } catch (error) {
-      this.body.append(element("p", { class: "failure", role: "alert" }, error.message));
+      this.failure.textContent = error.message;
       if (error.status === 401) notice.askForKey(error.message);
     }
+    this.element.removeAttribute("aria-busy");
     this.answer = null;
   }
 }

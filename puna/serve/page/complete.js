@@ -142,8 +142,7 @@ export class Complete {
       this.stats.textContent = statsText(await answer.finished);
     } catch (error) {
       this.stats.textContent = "";
-      if (error.status === 401) notice.askForKey(error.message);
-      else notice(error.message);
+      notice.failure(error);
     }
     if (this.answer !== answer) return;
     this.answer = null;
@@ -180,7 +179,7 @@ export class Complete {
         ? `${known.length} tokens · perplexity ${Math.exp(mean).toFixed(2)}` : "";
       this.save();
     } catch (error) {
-      notice(error.message);
+      notice.failure(error);
     }
   }
 

@@ -54,7 +54,10 @@ export function asMessages(conversation, until) {
   const messages = [];
   if (conversation.system.trim()) messages.push({ role: "system", content: conversation.system });
   for (const { id, role, text } of path(conversation)) {
-    messages.push({ role, content: text });
+    const last = messages.at(-1);
+    // Where an answer failed before its first word, what was asked twice is one message.
+    if (last?.role === role) last.content += `\n\n${text}`;
+    else if (text || role === "user") messages.push({ role, content: text });
     if (id === until) break;
   }
   return messages;
@@ -104,20 +107,30 @@ function checked(found, index) {
   const made = newConversation();
   made.title = String(found.title ?? "").slice(0, 200);
   made.system = String(found.system ?? "");
-  if (Number.isFinite(found.updated)) made.updated = found.updated;
-  const known = new Set([""]);
+  const ids = new Map([["", ""]]); // those of the file, and ours
   for (const one of Object.values(messages)) {
     const fits = one && roles.includes(one.role) && typeof one.text === "string";
-    if (!fits || typeof one.id !== "string" || known.has(one.id) || !known.has(one.parent)) {
+    if (!fits || typeof one.id !== "string" || ids.has(one.id) || !ids.has(one.parent)) {
       throw new Error(`${name} has a message that cannot be read`);
     }
-    known.add(one.id);
-    const { id, parent, role, text, created, stats, model, finish } = one;
-    made.messages[id] = { id, parent, role, text, created, stats, model, finish };
+    const message = add(made, ids.get(one.parent), one.role, one.text);
+    ids.set(one.id, message.id);
+    if (typeof one.model === "string") message.model = one.model;
+    if (Number.isFinite(one.stats?.tokens)) message.stats = numbersOf(one.stats);
+    message.finish = one.finish;
   }
   for (const [parent, child] of Object.entries(chosen)) {
-    if (made.messages[child]?.parent !== parent) throw new Error(`${name} has a broken branch`);
-    made.chosen[parent] = child;
+    const message = made.messages[ids.get(child)];
+    const fits = message && message.parent === ids.get(parent);
+    if (!fits) throw new Error(`${name} has a broken branch`);
+    choose(made, message);
   }
+  if (Number.isFinite(found.updated)) made.updated = found.updated;
   return made;
+}
+
+function numbersOf({ finish, ...stats }) {
+  const known = ["promptTokens", "cachedTokens", "firstSeconds", "tokensPerSecond"];
+  const numbers = known.map((name) => [name, Number.isFinite(stats[name]) ? stats[name] : null]);
+  return { tokens: stats.tokens, ...Object.fromEntries(numbers), finish };
 }

@@ -122,9 +122,14 @@ export function oncePerFrame(draw) {
   };
 }
 
+/** Whether there is a mouse, and with it a keyboard that is not drawn on the screen. */
+export function hasMouse() {
+  return matchMedia("(hover: hover)").matches;
+}
+
 /** Put the cursor into a field, but not on a phone, where that would call the keyboard. */
 export function focusField(field) {
-  if (matchMedia("(hover: hover)").matches) field.focus({ preventScroll: true });
+  if (hasMouse()) field.focus({ preventScroll: true });
 }
 
 /** Make a text box as high as its text. */
@@ -138,6 +143,11 @@ const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 /** A number with thousands separated and at most one decimal. */
 export function written(number) {
   return numbers.format(number);
+}
+
+/** A character's number as Unicode writes it: U+202E. */
+export function codePoint(character) {
+  return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
 /** A share of 1 as a percentage: 43 %, 4.3 %, 0.04 %, < 0.01 %. */

@@ -1,7 +1,7 @@
 // Emphasis, code, links within a line of Markdown, in time linear in its length: a model may write
 // a hundred thousand stars.
 
-import { element } from "./dom.js";
+import { codePoint, element } from "./dom.js";
 
 const special = /[\\`*_~[\]<&]|https?:\/\//g;
 const entity = /&(?:#(\d{1,7})|#[xX]([\da-fA-F]{1,6})|(amp|lt|gt|quot|apos|nbsp));/y;
@@ -14,8 +14,14 @@ const destination = new RegExp(
 );
 const bareLink = /https?:\/\/[^\s<>"'`\\)\]]{1,2000}/y;
 const angleLink = /<(https?:\/\/[^\s<>]{1,2000}|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,4})>/y;
+const turns = /[\u202a-\u202e\u2066-\u2069]/g;
 const names = { "*": "em", _: "em", "**": "strong", __: "strong", "~~": "del" };
 const mostOpen = 20; // so deep may emphasis nest; the rest is plain text
+
+/** Code with what turns the direction of text shown: with it, code reads otherwise than it runs. */
+export function unturned(code) {
+  return code.replace(turns, (one) => `⟨${codePoint(one)}⟩`);
+}
 
 /** The nodes that `text` stands for. */
 export function inline(text) {
@@ -26,6 +32,7 @@ class Scanner {
   constructor(text) {
     this.text = text;
     this.out = [];
+    this.words = ""; // plain text that is not in `out` yet
     this.open = []; // {mark, index}: what waits for its end, where its nodes begin
     this.unclosed = new Set(); // lengths of backtick runs that end nowhere
   }
@@ -41,15 +48,25 @@ class Scanner {
       at = this.step(found.index, found[0]);
     }
     this.plain(text.slice(at));
+    this.add();
     return this.out;
   }
 
   plain(text) {
-    if (!text) return;
-    const last = this.out.at(-1);
-    const isMark = this.open.some((one) => one.index === this.out.length - 1);
-    if (last?.nodeType === Node.TEXT_NODE && !isMark) last.appendData(text);
-    else this.out.push(document.createTextNode(text));
+    this.words += text;
+  }
+
+  /** Append nodes after the plain text so far. */
+  add(...nodes) {
+    if (this.words) this.out.push(document.createTextNode(this.words));
+    this.words = "";
+    this.out.push(...nodes);
+  }
+
+  /** Append what may turn out to be a mark. */
+  begin(mark) {
+    this.add(document.createTextNode(mark));
+    return { mark, index: this.out.length - 1 };
   }
 
   /** Take what stands at `at`; returns where the rest begins. */
@@ -104,15 +121,14 @@ class Scanner {
     }
     const inner = text.slice(start, end);
     const isPadded = /^ .*[^ ].* $/s.test(inner);
-    this.out.push(element("code", {}, isPadded ? inner.slice(1, -1) : inner));
+    this.add(element("code", {}, unturned(isPadded ? inner.slice(1, -1) : inner)));
     return end + length;
   }
 
   bracket(at) {
-    if (this.open.length < mostOpen && !this.open.some((one) => one.mark === "[")) {
-      this.open.push({ mark: "[", index: this.out.length });
-    }
-    this.out.push(document.createTextNode("["));
+    const isFull = this.open.length >= mostOpen || this.open.some((one) => one.mark === "[");
+    if (isFull) return this.literal(at, 1);
+    this.open.push(this.begin("["));
     return at + 1;
   }
 
@@ -125,13 +141,14 @@ class Scanner {
     this.open.length = place;
     const address = found && safeAddress(found[1]);
     if (!address) return this.literal(at, 1);
+    this.add();
     const [, ...children] = this.out.splice(index);
     // A picture would be fetched from wherever the model says: it is shown as a link.
     const last = this.out.at(-1);
     if (last?.nodeType === Node.TEXT_NODE && last.data.endsWith("!")) {
       last.deleteData(last.length - 1, 1);
     }
-    this.out.push(linkTo(address, children));
+    this.add(linkTo(address, children));
     return at + found[0].length;
   }
 
@@ -142,7 +159,7 @@ class Scanner {
     const shown = mark ? found[1] : found[0].replace(/[.,;:!?*_~]+$/, "");
     const address = safeAddress(shown.includes("://") ? shown : `mailto:${shown}`);
     if (!address) return null;
-    this.out.push(linkTo(address, [shown]));
+    this.add(linkTo(address, [shown]));
     return at + (mark ? found[0].length : shown.length);
   }
 
@@ -162,10 +179,7 @@ class Scanner {
     if (canClose && this.close(marks)) return end;
     const isFull = this.open.length + marks.length > mostOpen;
     if (!canOpen || isFull) return this.literal(at, run.length);
-    for (const mark of marks) {
-      this.open.push({ mark, index: this.out.length });
-      this.out.push(document.createTextNode(mark));
-    }
+    for (const mark of marks) this.open.push(this.begin(mark));
     return end;
   }
 
@@ -178,8 +192,9 @@ class Scanner {
       if (place < 0) continue;
       const { index } = this.open[place];
       this.open.length = place;
+      this.add();
       const [, ...children] = this.out.splice(index);
-      this.out.push(element(names[mark], {}, ...children));
+      this.add(element(names[mark], {}, ...children));
     }
     return true;
   }

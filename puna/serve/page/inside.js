@@ -18,7 +18,7 @@ export class Inside {
   constructor(panel) {
     this.panel = panel;
     this.timer = 0;
-    this.round = 0;
+    this.control = new AbortController();
     this.build();
     this.box.value = kept("inside", { text: example }).text;
     onModel(() => this.look());
@@ -71,20 +71,20 @@ export class Inside {
   async look() {
     const text = this.box.value;
     keep("inside", { text });
-    this.round += 1;
-    const { round } = this;
+    this.control.abort(); // what was asked of the text before
+    this.control = new AbortController();
+    const { signal } = this.control;
     try {
-      await this.showPieces(text, round);
+      await this.showPieces(text, signal);
     } catch (error) {
-      if (error.status === 401) notice.askForKey(error.message);
-      else notice(error.message);
+      if (!signal.aborted) notice.failure(error);
       return;
     }
     try {
-      await this.showNext(text, round);
+      await this.showNext(text, signal);
     } catch (error) {
       // A text beyond the model's context has pieces all the same.
-      if (round === this.round) this.say(error.message);
+      if (!signal.aborted) this.say(error.message);
     }
   }
 
@@ -92,11 +92,10 @@ export class Inside {
     this.next.replaceChildren(element("p", { class: "soft" }, words));
   }
 
-  async showPieces(text, round) {
+  async showPieces(text, signal) {
     const asked = { model: chosenModel(), content: text, with_pieces: true };
     const body = { ...asked, add_special: this.special.checked };
-    const { tokens } = await postJson("tokenize", body);
-    if (round !== this.round) return;
+    const { tokens } = await postJson("tokenize", body, signal);
     const bytes = new TextEncoder().encode(text).length;
     const each = tokens.length ? written(bytes / tokens.length) : "0";
     const characters = [...text].length;
@@ -110,14 +109,13 @@ export class Inside {
     this.detail.textContent = rest > 0 ? `and ${written(rest)} more` : "";
   }
 
-  async showNext(text, round) {
+  async showNext(text, signal) {
     if (!text) {
       this.say("Write something first");
       return;
     }
     const body = { model: chosenModel(), prompt: text, max_tokens: 1, temperature: 0 };
-    const { choices } = await postJson("v1/completions", { ...body, logprobs: likeliest });
-    if (round !== this.round) return;
+    const { choices } = await postJson("v1/completions", { ...body, logprobs: likeliest }, signal);
     const { text: own, logprobs } = choices[0];
     const others = tokensOf(own, logprobs)[0]?.others ?? [];
     const known = others.reduce((sum, [, logprob]) => sum + Math.exp(logprob), 0);
@@ -148,7 +146,7 @@ function pieceElements({ id, piece, bytes }, index) {
     element("span", { class: "piece-id" }, String(id)),
   );
   const ends = isText && piece.includes("\n");
-  return ends ? [made, element("li", { class: "line-end", role: "presentation" })] : [made];
+  return ends ? [made, element("li", { class: "line-end", "aria-hidden": "true" })] : [made];
 }
 
 /** Bytes that are no whole character, as hexadecimal. */

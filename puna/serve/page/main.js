@@ -14,8 +14,10 @@ import { Train } from "./train.js";
 const views = { chat: Chat, complete: Complete, compare: Compare, inside: Inside, train: Train };
 const names = Object.keys(views);
 const made = {};
-const loadingWaitMs = 1500;
+const againMs = 1500;
+const isMac = /Mac|iP/.test(navigator.platform);
 let current = null;
+let isLost = false; // whether the notice says why there are no models
 
 function show() {
   const wanted = location.hash.slice(1);
@@ -35,20 +37,17 @@ function show() {
   made[name].shown();
 }
 
-/** Wait until the server has loaded its models, then list them. */
+/** List the models; while the server loads them or is gone, ask it again and again. */
 async function connect() {
   try {
-    const health = await getJson("health").catch((error) => error);
-    if (health.status === 503) {
-      notice("The model is loading");
-      setTimeout(connect, loadingWaitMs);
-      return;
-    }
+    await getJson("health");
     await loadModels();
-    notice("");
+    if (isLost) notice("");
+    isLost = false;
   } catch (error) {
-    if (error.status === 401) notice.askForKey(error.message);
-    else notice(error.message);
+    isLost = true;
+    notice.failure(error);
+    if ([0, 503].includes(error.status)) setTimeout(connect, againMs);
   }
 }
 
@@ -76,10 +75,12 @@ function turnTheme() {
 function pressed(event) {
   const isTyping = event.target.matches("input, textarea, select, [contenteditable]");
   const { key } = event;
+  // Alt writes characters in a Mac's fields, and so does Ctrl with Alt elsewhere (AltGr).
+  const isAlt = event.altKey && !event.ctrlKey && !(isMac && isTyping);
   if (document.querySelector("dialog[open]")) return;
-  if (event.altKey && /^Digit[1-5]$/.test(event.code)) {
+  if (isAlt && /^Digit[1-5]$/.test(event.code)) {
     location.hash = names[Number(event.code.at(-1)) - 1];
-  } else if (event.altKey && event.code === "KeyN") {
+  } else if (isAlt && event.code === "KeyN") {
     location.hash = "chat";
     made.chat?.begin();
   } else if (key === "Escape") {

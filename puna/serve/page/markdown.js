@@ -3,7 +3,7 @@
 
 import { copyButton, element } from "./dom.js";
 import { coloured } from "./colouring.js";
-import { inline } from "./inline.js";
+import { inline, unturned } from "./inline.js";
 
 const deepest = 8; // quotes and lists within each other; browsers fail at some thousands
 const fence = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
@@ -53,9 +53,13 @@ function kindOf(lines, at) {
   if (rule.test(line)) return "rule";
   if (quote.test(line)) return "quote";
   if (item.test(line)) return "list";
-  const next = lines[at + 1] ?? "";
-  if (line.includes("|") && next.length < longestLine && tableRule.test(next)) return "table";
-  return "paragraph";
+  return startsTable(line, lines[at + 1] ?? "") ? "table" : "paragraph";
+}
+
+function startsTable(line, next) {
+  if (![line, next].every((one) => one.includes("|"))) return false;
+  if (next.length > longestLine || !tableRule.test(next)) return false;
+  return cellsOf(line).length === cellsOf(next).length;
 }
 
 // Where the block of each kind that begins at a line ends.
@@ -115,7 +119,7 @@ const makers = {
   code(lines) {
     const language = lines[0].match(fence)[2].trim().split(/\s/)[0];
     const text = lines.slice(1, closesFence(lines) ? -1 : undefined).join("\n");
-    const code = element("code", {}, coloured(text, language));
+    const code = element("code", {}, coloured(unturned(text), language));
     const name = element("span", { class: "language" }, language || "text");
     const bar = element("div", { class: "code-bar" }, name, copyButton(() => text, "Copy code"));
     return element("div", { class: "code-block" }, bar, element("pre", { tabindex: "0" }, code));
@@ -205,7 +209,8 @@ function itemElement(lines, isTight, depth) {
 }
 
 function cellsOf(line) {
-  return line.trim().replace(/^\|/, "").replace(/\|$/, "").split("|");
+  const cells = line.trim().replace(/^\|/, "").replace(/\|$/, "").split(/(?<!\\)\|/);
+  return cells.map((cell) => cell.replaceAll("\\|", "|"));
 }
 
 function side(mark) {

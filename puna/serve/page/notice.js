@@ -7,6 +7,7 @@ import { apiKey, keepApiKey } from "./api.js";
 export function notice(text) {
   const place = find("#notice");
   place.hidden = !text;
+  if (text && place.textContent === text) return; // it is read aloud once
   const close = iconButton("close", "Close", () => notice(""));
   place.replaceChildren(element("span", {}, text), close);
 }
@@ -20,10 +21,17 @@ notice.onKey = (listener) => listeners.push(listener);
 
 /** Ask for the API key; `reason` is what the server said. */
 notice.askForKey = (reason) => {
+  if (dialog.open) return;
   if (reason) find("#key-reason").textContent = reason;
   field.value = apiKey();
   dialog.returnValue = "";
-  if (!dialog.open) dialog.showModal();
+  dialog.showModal();
+};
+
+/** Show what a request failed with: what is missing may be the key. */
+notice.failure = (error) => {
+  if (error.status === 401) notice.askForKey(error.message);
+  else notice(error.message);
 };
 
 dialog.addEventListener("close", () => {
@@ -36,7 +44,7 @@ dialog.addEventListener("close", () => {
 field.addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   event.preventDefault();
-  dialog.close("keep");
+  find("[value=keep]", dialog).click();
 });
 
 const button = find("#key-button");

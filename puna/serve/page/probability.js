@@ -1,6 +1,6 @@
 // Tokens with their probabilities: shades, bars, and how a token's text is written.
 
-import { element, percentage } from "./dom.js";
+import { codePoint, element, percentage } from "./dom.js";
 
 const steps = [0.02, 0.1, 0.3, 0.7]; // below the first: the strongest shade
 
@@ -22,10 +22,11 @@ export function legend() {
   return element("ul", { class: "legend", "aria-label": "Probability of a token" }, ...parts);
 }
 
-/** A token's text with its white space to be seen. */
+/** A token's text with its white space, and what else has no shape of its own, to be seen. */
 export function visible(text) {
   if (text === "") return "(nothing)";
-  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ | $/g, "␣");
+  const shown = text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ | $/g, "␣");
+  return shown.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u00a0]/gu, codePoint);
 }
 
 /** Rows of token, bar and percentage; `choose(text)` is called for a press, where given.

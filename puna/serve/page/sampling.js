@@ -36,12 +36,13 @@ export function samplingControls(place, starts = {}) {
     keep(place, values);
   };
   const rows = controls.map((control) => {
-    const row = slider(control, values[control.name], (value) => change(control.name, value));
+    const id = `${place}.${control.name}`;
+    const row = slider(control, id, values[control.name], (value) => change(control.name, value));
     fields.set(control.name, row.show);
     return { row: row.element, more: control.more };
   });
   for (const one of [seedField, stopField]) {
-    const row = one(values, change);
+    const row = one(place, values, change);
     fields.set(row.name, row.show);
     rows.push({ row: row.element, more: true });
   }
@@ -75,10 +76,10 @@ function requestFields(values) {
   return fields;
 }
 
-function slider({ name, label, least, most, step, hint }, value, change) {
-  const bounds = { min: least, max: most, step };
-  const range = element("input", { type: "range", ...bounds, "aria-label": label, tabindex: "-1" });
-  const number = element("input", { type: "number", ...bounds, name, "aria-label": label });
+function slider({ name, label, least, most, step, hint }, id, value, change) {
+  const own = { min: least, max: most, step, "aria-label": label, "aria-describedby": id };
+  const range = element("input", { type: "range", ...own, tabindex: "-1" });
+  const number = element("input", { type: "number", ...own, name });
   const fill = () => range.style.setProperty("--share", (range.value - least) / (most - least));
   const show = (shown) => {
     range.value = shown;
@@ -97,27 +98,35 @@ function slider({ name, label, least, most, step, hint }, value, change) {
   if (name === "max_tokens") number.removeAttribute("max");
   show(value);
   const head = element("span", { class: "control-head" }, element("span", {}, label), number);
-  return { element: element("label", { class: "control", title: hint }, head, range), show };
+  const words = element("small", { id }, hint);
+  return { element: element("label", { class: "control" }, head, range, words), show };
 }
 
-function seedField(values, change) {
+function seedField(place, values, change) {
   const hint = "The same seed gives the same text; empty draws one";
-  const field = element("input", { type: "text", inputmode: "numeric", pattern: "[0-9]{1,15}" });
+  const own = { inputmode: "numeric", pattern: "[0-9]{1,15}" };
+  const field = element("input", { type: "text", ...own, "aria-describedby": `${place}.seed` });
   field.value = values.seed;
   field.placeholder = "random";
   field.addEventListener("input", () => {
     if (field.checkValidity()) change("seed", field.value);
   });
-  const row = element("label", { class: "field", title: hint }, element("span", {}, "Seed"), field);
-  return { name: "seed", element: row, show: (value) => { field.value = value; } };
+  return { name: "seed", ...labelled(field, "Seed", hint) };
 }
 
-function stopField(values, change) {
+function stopField(place, values, change) {
   const hint = "Texts that end the answer, one a line; \\n stands for a line break";
-  const field = element("textarea", { rows: "2", spellcheck: "false", placeholder: "one a line" });
+  const own = { rows: "2", spellcheck: "false", "aria-describedby": `${place}.stop` };
+  const field = element("textarea", own);
   field.value = values.stop;
   field.addEventListener("input", () => change("stop", field.value));
-  const name = element("span", {}, "Stop at");
-  const row = element("label", { class: "field", title: hint }, name, field);
-  return { name: "stop", element: row, show: (value) => { field.value = value; } };
+  return { name: "stop", ...labelled(field, "Stop at", hint) };
+}
+
+function labelled(field, name, hint) {
+  const id = field.getAttribute("aria-describedby");
+  field.setAttribute("aria-label", name);
+  const words = [element("span", {}, name), field, element("small", { id }, hint)];
+  const row = element("label", { class: "field" }, ...words);
+  return { element: row, show: (value) => { field.value = value; } };
 }

@@ -1,18 +1,39 @@
 // What stays in this browser: settings as JSON in localStorage, conversations in IndexedDB.
 
 const prefix = "puna.";
+const unkept = new Map(); // what the browser would not keep: there until the page is left
+
+/** The text kept under `name`, or null. */
+export function recall(name) {
+  if (unkept.has(name)) return unkept.get(name);
+  try {
+    return localStorage.getItem(prefix + name);
+  } catch {
+    return null; // the browser keeps nothing for this page
+  }
+}
+
+/** Keep `text` under `name`, where the browser allows it and has room. */
+export function remember(name, text) {
+  unkept.delete(name);
+  try {
+    localStorage.setItem(prefix + name, text);
+  } catch {
+    unkept.set(name, text);
+  }
+}
 
 /** The settings kept under `name`, over `defaults`. */
 export function kept(name, defaults) {
   try {
-    return { ...defaults, ...JSON.parse(localStorage.getItem(prefix + name) ?? "{}") };
+    return { ...defaults, ...JSON.parse(recall(name) ?? "{}") };
   } catch {
     return { ...defaults };
   }
 }
 
 export function keep(name, values) {
-  localStorage.setItem(prefix + name, JSON.stringify(values));
+  remember(name, JSON.stringify(values));
 }
 
 const databaseName = "puna";

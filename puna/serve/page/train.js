@@ -22,6 +22,7 @@ export class Train {
     this.isShown = false;
     this.build();
     document.addEventListener("visibilitychange", () => !document.hidden && this.poll());
+    notice.onKey(() => this.poll());
   }
 
   build() {
@@ -44,7 +45,7 @@ export class Train {
     this.written = element("section", { "aria-label": "Samples" }, name, this.samples);
     this.none = element("div", { class: "welcome", hidden: true });
     this.none.append(
-      element("h1", {}, "No training run to show"),
+      element("h2", {}, "No training run to show"),
       element("p", { class: "soft" }, "Start the server with the folder of a run, or of several:"),
       element("pre", {}, element("code", {}, "puna serve MODEL --runs DIR")),
       element("p", { class: "soft" },
@@ -83,9 +84,12 @@ export class Train {
       await this.list();
       for (const name of [this.chosen, this.beside.value]) if (name) await this.read(name);
       this.draw();
+      if (this.hasFailed) notice("");
+      this.hasFailed = false;
     } catch (error) {
-      if (error.status === 401) notice.askForKey(error.message);
-      else notice(error.message);
+      notice.failure(error);
+      this.hasFailed = true;
+      if (error.status === 401) return; // it goes on with another key
     }
     this.timer = setTimeout(() => this.poll(), pollMs);
   }
@@ -99,7 +103,7 @@ export class Train {
     refill(this.select, names.map((name) => [name, name]), this.chosen);
     const others = names.filter((name) => name !== this.chosen);
     const choices = others.map((name) => [name, `beside ${name}`]);
-    refill(this.beside, [["", "alone"], ...choices], this.beside.value);
+    refill(this.beside, [["", "Compare with…"], ...choices], this.beside.value);
     this.beside.hidden = names.length < 2;
   }
 
@@ -129,19 +133,20 @@ export class Train {
     this.drawn = key;
     this.tiles.replaceChildren(...tiles(state));
     const both = (make) => [make(state, 0), ...(other ? [make(other, 1)] : [])].flat();
-    const smooth = (field, name) => both((run, tone) => [
-      run.curve(field, { name, kind: "faint", tone }),
-      run.smooth(field, { name, kind: "line", tone }),
+    const of = (tone) => (other ? ` of ${tone ? this.beside.value : this.chosen}` : "");
+    const smooth = (field, kind) => both((run, tone) => [
+      run.curve(field, { name: "", kind: "faint", tone }),
+      run.smooth(field, { name: kind + of(tone), kind: "line", tone }),
     ]);
     const dots = (field) => both((run, tone) =>
-      run.dots(field, { name: "validation", kind: "dots", tone }));
+      run.dots(field, { name: `validation${of(tone)}`, kind: "dots", tone }));
     this.charts.loss.show([...smooth("loss", "training"), ...dots("loss")]);
     this.charts.bits.show(dots("bits_per_byte").map((curve) => ({ ...curve, kind: "line" })));
     this.charts.rate.show(both((run, tone) =>
-      run.curve("learning_rate", { name: "", kind: "line", tone })));
+      run.curve("learning_rate", { name: of(tone), kind: "line", tone })));
     this.charts.norm.show(smooth("gradient_norm", ""));
     this.charts.speed.show(smooth("tokens_per_second", ""));
-    const percent = both((run, tone) => run.smooth("mfu", { name: "", kind: "line", tone }));
+    const percent = both((run, tone) => run.smooth("mfu", { name: of(tone), kind: "line", tone }));
     const known = percent.filter((curve) => curve.y.some((value) => value !== null));
     this.charts.mfu.show(known.map((curve) => ({
       ...curve, y: curve.y.map((value) => (value === null ? null : 100 * value)),
