@@ -360,7 +360,7 @@ export class Chat {
   }
 }
 
-/** How many tokens a request's prompt has: of an answer that was stopped the server does not say. */
+/** The tokens of a request's prompt: of an answer that was stopped the server does not say. */
 async function promptTokens(model, request) {
   const { prompt } = await postJson("apply-template", { model, ...request });
   const exact = { add_special_tokens: false, parse_special: true };
