@@ -84,8 +84,9 @@ FUZZ = r"""async (seed) => {
   const { showMarkdown } = await import("/static/markdown.js");
   const pieces = [..."*_~`\\|[]()<>!#-+.:'\" \t\n\u202e\u0000\ud800", "**", "***", "__", "```",
     "```py\n", "~~~\n", "\n\n", "    ", "- ", "1. ", "> ", "## ", "](http://x.y)",
-    "](javascript:alert(1))", "](data:text/html,x)", "<http://a.b>", "<img src=x onerror=alert(1)>", "&lt;",
-    "&#0;", "a | b", "|-|-|\n", "| a | b |\n|-|-|\n", "\n---\n", "[x] ", "https://e/(a)(b)", "word", "é", "😀"];
+    "](javascript:alert(1))", "](data:text/html,x)", "<http://a.b>", "<img src=x onerror=alert(1)>",
+    "&lt;", "&#0;", "a | b", "|-|-|\n", "| a | b |\n|-|-|\n", "\n---\n", "[x] ",
+    "https://e/(a)(b)", "word", "é", "😀"];
   const random = (most) => {
     seed = (seed * 1664525 + 1013904223) >>> 0;
     return Math.floor((seed / 2 ** 32) * most);
