@@ -1,20 +1,5 @@
 """What goes wrong with a request: its HTTP status and its body as OpenAI's and Ollama's clients
-read it.
-
-kind          status  OpenAI's type
-invalid       400     invalid_request_error      a field or value that cannot be served
-context       400     exceed_context_size_error  a prompt too long, code context_length_exceeded
-unauthorized  401     authentication_error       no API key, or a wrong one
-forbidden     403     permission_error           a Host or Origin that is not ours
-unknown       404     not_found_error            no such route or model
-method        405     invalid_request_error      a route that is not asked this way
-slow          408     timeout_error              a request that does not arrive
-large         413     invalid_request_error      a body above the limit
-media         415     invalid_request_error      a body that is not application/json
-busy          429     rate_limit_error           as many requests wait as may; has Retry-After
-failed        500     server_error               a bug of ours, or an engine that ended
-unavailable   503     unavailable_error          loading or draining; has Retry-After
-"""
+read it."""
 
 from __future__ import annotations
 
@@ -37,19 +22,19 @@ Kind = Literal[
     "failed",
     "unavailable",
 ]
-_STATUS_AND_TYPE: dict[Kind, tuple[int, str]] = {
-    "invalid": (400, "invalid_request_error"),
-    "context": (400, "exceed_context_size_error"),
-    "unauthorized": (401, "authentication_error"),
-    "forbidden": (403, "permission_error"),
-    "unknown": (404, "not_found_error"),
-    "method": (405, "invalid_request_error"),
-    "slow": (408, "timeout_error"),
-    "large": (413, "invalid_request_error"),
-    "media": (415, "invalid_request_error"),
-    "busy": (429, "rate_limit_error"),
-    "failed": (500, "server_error"),
-    "unavailable": (503, "unavailable_error"),
+_STATUS_AND_TYPE: dict[Kind, tuple[int, str]] = {  # the type is OpenAI's
+    "invalid": (400, "invalid_request_error"),  # a field or value that cannot be served
+    "context": (400, "exceed_context_size_error"),  # a prompt too long; the type is llama.cpp's
+    "unauthorized": (401, "authentication_error"),  # no API key, or a wrong one
+    "forbidden": (403, "permission_error"),  # a Host or Origin that is not ours
+    "unknown": (404, "not_found_error"),  # no such route or model
+    "method": (405, "invalid_request_error"),  # a route that is not asked this way
+    "slow": (408, "timeout_error"),  # a request that does not arrive
+    "large": (413, "invalid_request_error"),  # a body above the limit
+    "media": (415, "invalid_request_error"),  # a body that is not application/json
+    "busy": (429, "rate_limit_error"),  # as many requests wait as may
+    "failed": (500, "server_error"),  # a bug of ours, or an engine that ended
+    "unavailable": (503, "unavailable_error"),  # loading or draining
 }
 _CODES: dict[Kind, str] = {
     "context": "context_length_exceeded",

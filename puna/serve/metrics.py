@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 import prometheus_client as prometheus
@@ -184,24 +184,9 @@ class MeteredPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def names(self) -> list[str]:
-        """Of all models."""
-        return self._pool.names()
-
-    def state(self, name: str) -> State:
-        """What the model is doing."""
-        return self._pool.state(name)
-
-    async def metrics(self) -> dict[str, dict[str, Any]]:
-        """What the engines count."""
-        return await self._pool.metrics()
-
-    def use(self, name: str) -> AbstractAsyncContextManager[EngineClient]:
-        """The pool's, with a client that counts. Raises ServeError."""
-        return self._use(name)
-
     @asynccontextmanager
-    async def _use(self, name: str) -> AsyncIterator[EngineClient]:
+    async def use(self, name: str) -> AsyncIterator[EngineClient]:
+        """The pool's, with a client that counts. Raises ServeError."""
         began = time.perf_counter()
         note_model(name)
         async with self._pool.use(name) as client:
