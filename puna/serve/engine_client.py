@@ -115,15 +115,14 @@ class EngineClient:
 
     async def open(self, options: EngineOptions) -> int:
         """Bytes that the model needs at least, by its headers."""
-        names = ("backend", "kv", "which", "tokenizer_path")
+        names = ("backend", "kv", "which", "tokenizer_path", "context_tokens")
         told = {name: getattr(options, name) for name in names}
         opened = await self.ask("open", model=self.model, **told)
         return int(opened["needed_bytes"])
 
     async def load(self, options: EngineOptions, room_bytes: int | None = None) -> None:
         """Load what was opened, in so much memory; without a bound, in what is free."""
-        told = {name: getattr(options, name) for name in ("context_tokens", "running")}
-        told["queue_limit"] = options.queue_limit
+        told = {"running": options.running, "queue_limit": options.queue_limit}
         loaded = await self.ask("load", room_bytes=room_bytes, **told)
         self.described = {"name": self.name, **loaded}
 

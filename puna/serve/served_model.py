@@ -54,26 +54,28 @@ class Header:
     asked: Message
     weight_bytes: int
     process_bytes: int
+    kept_bytes: int  # of some tokens' keys and values
 
     @classmethod
     def read(cls, asked: Message) -> Header:
         """What `open` asks for; no tensor is read. Raises as load_engine does."""
         source = open_model(asked["model"], which=asked["which"])
         backend, _why = choose_backend(asked["backend"], batched=True)
-        weight_bytes = needs(source.config).weight_bytes
+        weight_bytes, value_bytes = needs(source.config).weight_bytes, 4
         if backend.startswith("cpu"):
+            from puna.infer.backends.cpu_backend import KEPT_BYTES
             from puna.infer.backends.cpu_weights import plan
 
             weight_bytes = plan(source)[1]
-        return cls(source, asked, weight_bytes, hardware.resident_bytes())
+            value_bytes = 4 if backend == "cpu-float" else KEPT_BYTES[asked["kv"]]
+        tokens = asked["context_tokens"] or min(LEAST_KEPT_TOKENS, source.config.context_length)
+        kept_bytes = count.kv_cache_bytes(source.config, 1, tokens, value_bytes)
+        return cls(source, asked, weight_bytes, hardware.resident_bytes(), kept_bytes)
 
     @property
     def needed_bytes(self) -> int:
         """Of memory, at least: process, weights, and some tokens' keys and values."""
-        config = self.source.config
-        tokens = self.asked.get("context_tokens") or min(LEAST_KEPT_TOKENS, config.context_length)
-        kept_bytes = count.kv_cache_bytes(config, 1, tokens, 4)
-        return self.process_bytes + self.weight_bytes + kept_bytes
+        return self.process_bytes + self.weight_bytes + self.kept_bytes
 
     def load(self, asked: Message) -> ServedModel:
         """The model as `load` asks for it. Raises as load_engine does."""
@@ -82,7 +84,7 @@ class Header:
         if room_bytes is not None:
             room_bytes = max(room_bytes - self.process_bytes - self.weight_bytes, 1)
         settings = EngineSettings(
-            context_tokens=asked["context_tokens"],
+            context_tokens=self.asked["context_tokens"],
             room_bytes=room_bytes,
             running=asked["running"],
             queue_limit=asked["queue_limit"],

@@ -6,10 +6,9 @@ sides end the connection at a frame that is too long or no JSON object; nothing 
 To the engine process, in this order; everything after `load` in any order and number:
 
     {"id": 1, "ask": "open", "model": "path or name", "backend": "auto", "kv": "bf16",
-     "which": "latest", "tokenizer_path": null}
+     "which": "latest", "tokenizer_path": null, "context_tokens": null}
         -> {"id": 1, "ok": {"needed_bytes": 190000000}}          headers are read, no tensor
-    {"id": 2, "ask": "load", "room_bytes": 800000000, "context_tokens": null, "running": 64,
-     "queue_limit": 256}
+    {"id": 2, "ask": "load", "room_bytes": 800000000, "running": 64, "queue_limit": 256}
         -> {"id": 2, "ok": {...}}                                as "describe"
     {"id": 3, "ask": "describe"}
         -> {"id": 3, "ok": {"path": "/models/smol.gguf", "context_tokens": 8192,

@@ -10,6 +10,7 @@ import signal
 import time
 
 import pytest
+from cpu_runs import isas
 from serve.engine_runs import (
     BACKEND,
     ENDLESS,
@@ -26,6 +27,7 @@ from puna.infer.engine import load_engine
 from puna.infer.sampling_params import SamplingParams
 from puna.serve.engine_client import EngineOptions, Started
 from puna.serve.errors import ServeError
+from puna.serve.served_model import Header
 
 PROMPTS = ["The llama", "In 1532", "def herd", "Un río corre"]
 
@@ -112,6 +114,25 @@ def test_log_probabilities_of_prompt_and_text_are_the_offline_engines(model, off
     assert [one["logprob"] for one in others] == [
         one.logprob for one in wanted[0].prompt_logprobs[1:]
     ]
+
+
+OPENED = {"backend": BACKEND, "kv": "bf16", "which": "latest", "tokenizer_path": None}
+LOAD = {"room_bytes": None, "running": 1, "queue_limit": 1}
+
+
+def test_what_the_first_constraint_takes_is_done_before_anybody_waits(model):
+    """It is tenths of a second in which no other text goes on."""
+    header = Header.read({**OPENED, "model": str(model), "context_tokens": 512})
+    assert header.load(LOAD).engine._grammars is not None
+
+
+@pytest.mark.parametrize("kv", ["bf16", "int8"] if isas() else ["bf16"])
+def test_a_model_needs_the_memory_that_it_then_takes(model, kv: str):
+    """Or several of them would take more than their budget."""
+    opened = {**OPENED, "model": str(model), "kv": kv, "context_tokens": 1 << 16}
+    header = Header.read(opened)
+    taken = header.load(LOAD).describe()["memory_bytes"]
+    assert 0.8 * taken < header.needed_bytes <= taken
 
 
 def test_a_constraint_is_kept_to(model, offline):

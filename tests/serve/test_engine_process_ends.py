@@ -134,8 +134,9 @@ def raw_engine(model: Path):
                 pass_fds=[theirs.fileno()],
             )
         try:
-            opened = {"model": str(model), "backend": BACKEND, "which": "latest"}
-            load = {"room_bytes": None, "context_tokens": 8192, "running": 64, "queue_limit": 64}
+            opened = {"model": str(model), "backend": BACKEND, "kv": "bf16", "which": "latest"}
+            opened["context_tokens"] = 8192
+            load = {"room_bytes": None, "running": 64, "queue_limit": 64}
             ours.sendall(frame_of({"id": 1, "ask": "open", "tokenizer_path": None, **opened}))
             ours.sendall(frame_of({"id": 2, "ask": "load", **load}))
             messages = messages_of(ours)

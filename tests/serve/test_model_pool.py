@@ -162,11 +162,11 @@ def test_a_model_that_should_make_room_stays_when_nobody_waits_any_more(
     async def main():
         budget_bytes = memory_bytes * 3 // 2
         async with pool_of(models, budget_bytes=budget_bytes) as pool, pool.use("a") as client:
-            waits = asyncio.ensure_future(refused(pool, "b", wait_seconds=1))
-            await until(lambda: pool._slots["a"].makes_room is not None)
+            waits = asyncio.ensure_future(say(pool, "b"))
+            await until(lambda: pool._slots["a"].makes_room is not None, seconds=30)
             error = await refused(pool, "a", wait_seconds=0)
             other = asyncio.ensure_future(say(pool, "a"))
-            await waits
+            waits.cancel()
             return error, await other, client.is_alive
 
     error, said, is_alive = asyncio.run(main())
