@@ -22,7 +22,7 @@ notice.onKey = (listener) => listeners.push(listener);
 /** Ask for the API key; `reason` is what the server said. */
 notice.askForKey = (reason) => {
   if (dialog.open) return;
-  if (reason) find("#key-reason").textContent = reason;
+  if (reason) find("#key-reason").textContent = reason.replace(/ \(hint: .*\)$/, "");
   field.value = apiKey();
   dialog.returnValue = "";
   dialog.showModal();

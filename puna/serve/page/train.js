@@ -53,7 +53,7 @@ export class Train {
     );
     const charts = Object.values(this.charts).map((chart) => chart.element);
     this.body = element(
-      "div", { class: "run" },
+      "div", { class: "run", hidden: true },
       element("div", { class: "tool-foot" }, this.select, this.beside, this.state),
       this.tiles,
       element("div", { class: "charts" }, ...charts),
