@@ -135,7 +135,7 @@ def in_folder(folder: str) -> dict[str, File]:
         if not filesystem.isdir(inner):
             return {}
         found = [
-            _remote_file(filesystem, facts)
+            _remote_file(facts, join(folder, name_of(facts["name"])))
             for facts in filesystem.ls(inner, detail=True)
             if facts["type"] == "file"
         ]
@@ -239,14 +239,16 @@ def _find_remote(path: str) -> list[File]:
         found = {inner: filesystem.info(inner)}
     else:
         found = filesystem.find(inner, detail=True)
-    files = [_remote_file(filesystem, facts) for facts in found.values()]
+    files = [
+        _remote_file(facts, filesystem.unstrip_protocol(facts["name"])) for facts in found.values()
+    ]
     return [file for file in files if not name_of(file.path).startswith(".")]
 
 
-def _remote_file(filesystem: Any, facts: dict[str, Any]) -> File:
+def _remote_file(facts: dict[str, Any], path: str) -> File:
     keys = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
     version = next((str(facts[key]) for key in keys if facts.get(key)), "")
-    return File(filesystem.unstrip_protocol(facts["name"]), facts.get("size") or 0, version)
+    return File(path, facts.get("size") or 0, version)
 
 
 def copy(source: str, target: str) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from puna import schema
 from puna.errors import DataError
 from puna.tokens.loader import TokenLoader
 from puna.tokens.shards import ShardSet
+from puna.tokens.tokenizer import Tokenizer
 
 KIND = "puna.mixture"
 MIXTURE_NAME = "mixture.json"
@@ -48,11 +50,12 @@ def epochs(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Each source's shards and its share; `folder` has the mixture.json."""
+    """Each source's shards and its share, and what is held out of all; `folder` has the file."""
 
     folder: Path
     sources: Mapping[str, ShardSet]
     shares: Mapping[str, float]
+    heldout: ShardSet | None = None
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Mixture:
@@ -65,21 +68,14 @@ class Mixture:
         try:
             entries = dict(record["sources"])
             shares = normalised({name: float(one["share"]) for name, one in entries.items()})
-            folders = {name: folder / one["folder"] for name, one in entries.items()}
-            prints = {name: one["fingerprint"] for name, one in entries.items()}
+            sources = {name: _open(folder, one, verify) for name, one in entries.items()}
+            heldout = _open(folder, record["heldout"], verify) if record["heldout"] else None
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise DataError(
                 f"{folder / MIXTURE_NAME} is damaged: {type(error).__name__}: {error}",
                 hint="puna data build writes it again",
             ) from None
-        sources = {name: ShardSet.open(one, verify=verify) for name, one in folders.items()}
-        for name, shards in sources.items():
-            if shards.fingerprint != prints[name]:
-                raise DataError(
-                    f"{shards.folder} holds other shards than {folder / MIXTURE_NAME} names",
-                    hint="puna data build writes both again",
-                )
-        return cls(folder, sources, shares)
+        return cls(folder, sources, shares, heldout)
 
     @property
     def tokens(self) -> int:
@@ -92,10 +88,26 @@ class Mixture:
         facts = [[one, self.shares[one], self.sources[one].fingerprint] for one in self.sources]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def require_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raise DataError unless every source's shards were made with this tokenizer file."""
+        for shards in self.sources.values():
+            shards.require_tokenizer(tokenizer)
+
     def epochs(self, tokens: float) -> dict[str, float]:
         """How often a run of so many tokens reads each source."""
         unique = {name: shards.tokens for name, shards in self.sources.items()}
         return epochs(self.shares, unique, tokens)
+
+
+def _open(folder: Path, entry: Mapping[str, Any], verify: bool) -> ShardSet:
+    """The shards of one entry, which must be those that the mixture was written for."""
+    shards = ShardSet.open(folder / str(entry["folder"]), verify=verify)
+    if shards.fingerprint != entry["fingerprint"]:
+        raise DataError(
+            f"{shards.folder} holds other shards than {folder / MIXTURE_NAME} names",
+            hint="puna data build writes both again",
+        )
+    return shards
 
 
 class MixtureLoader:
@@ -162,6 +174,15 @@ class MixtureLoader:
         """How many of the positions from 0 to before `position` are of a source."""
         begin, end = self._begins[source : source + 2]
         return _count_below(position, end) - _count_below(position, begin)
+
+
+def loader_of(
+    shards: ShardSet | Mixture, context_length: int, seed: int
+) -> TokenLoader | MixtureLoader:
+    """What reads training sequences from one source's shards, or from those of a mixture."""
+    if isinstance(shards, Mixture):
+        return MixtureLoader(shards, context_length, seed)
+    return TokenLoader(shards, context_length, seed)
 
 
 def _count_below(positions: int, limit: int) -> int:

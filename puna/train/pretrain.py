@@ -24,6 +24,7 @@ from puna.errors import MachineError, TrainingError, missing_package
 from puna.model import count, flash
 from puna.model.llama import Llama
 from puna.tokens.loader import TokenLoader
+from puna.tokens.mixture import Mixture, loader_of
 from puna.tokens.shards import ShardSet
 from puna.tokens.tokenizer import Tokenizer
 from puna.train import execution, metrics, state
@@ -42,7 +43,7 @@ SampleText = Callable[[Llama], str]
 class Inputs:
     """What a run is made from. `corpus`, `command` and `recipe` are only written down with it."""
 
-    train: ShardSet
+    train: ShardSet | Mixture
     heldout: ShardSet | None
     tokenizer: Tokenizer
     corpus: dict[str, object]
@@ -117,7 +118,7 @@ class Trainer:
             checkpoint.verify(resume_from)
         recorded = state.recorded_provenance(resume_from) if resume_from else None
         self.config, self.inputs, self.out, self.console = config, inputs, out, console
-        self.loader = TokenLoader(inputs.train, config.model.context_length, config.train.seed)
+        self.loader = loader_of(inputs.train, config.model.context_length, config.train.seed)
         self.heldout = self._heldout_loader()
         self.plan = execution.decide(config, recorded.compiled if recorded else None)
         self.micro_batch = (
@@ -394,6 +395,13 @@ class Trainer:
             f"data       {human_count(self.inputs.train.tokens)} tokens, {human_count(tokens)} to "
             f"train on: {epochs:.2f} epochs, {tokens / size:.1f} tokens a parameter"
         )
+        if isinstance(self.inputs.train, Mixture):
+            read = self.inputs.train.epochs(tokens)
+            parts = [
+                f"{name} {share:.1%}, {read[name]:.2f} epochs"
+                for name, share in self.inputs.train.shares.items()
+            ]
+            say(f"mixture    {'; '.join(parts)}")
         say(
             f"batch      {train.batch_tokens:,} tokens, {self.config.sequences} sequences, "
             f"{self.config.sequences // self.micro_batch} micro-batches; {train.steps} steps"

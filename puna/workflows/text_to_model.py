@@ -19,6 +19,7 @@ from puna.infer.engine import Engine
 from puna.infer.sampling_params import SamplingParams
 from puna.model.llama import Llama
 from puna.model.sizes import ModelConfig
+from puna.tokens.mixture import MIXTURE_NAME, Mixture
 from puna.tokens.shards import ShardSet, keep_tokenizer, write_shards
 from puna.tokens.tokenizer import FILE_NAME, Tokenizer
 from puna.tokens.training import train_tokenizer
@@ -81,13 +82,19 @@ class Told:
 class Shards:
     """Token shards of both splits with the tokenizer that made them."""
 
-    train: ShardSet
+    train: ShardSet | Mixture
     heldout: ShardSet | None
     tokenizer: Tokenizer
 
 
 def open_shards(folder: Path) -> Shards:
-    """The shards that `puna data build` wrote to `folder`. Raises DataError when they are not."""
+    """What `puna data build` wrote to `folder`: shards, or a mixture of several sources' shards.
+
+    Raises DataError when there are none.
+    """
+    if (folder / MIXTURE_NAME).is_file():
+        mixture = Mixture.open(folder, verify=True)
+        return Shards(mixture, mixture.heldout, Tokenizer.load(folder / FILE_NAME))
     if not (folder / "train").is_dir():
         raise DataError(
             f"{folder} should hold token shards in train/ and heldout/, found "
@@ -109,7 +116,10 @@ def train_on_shards(
     """Pretrain on token shards in the run folder `out`; the tokenizer sets the vocabulary."""
     told = told or Told()
     model = _model(recipe, shards.tokenizer.vocabulary_size)
-    epochs = recipe.train.steps * recipe.train.batch_tokens / shards.train.tokens
+    tokens = recipe.train.steps * recipe.train.batch_tokens
+    epochs = tokens / shards.train.tokens
+    if isinstance(shards.train, Mixture):
+        epochs = max(shards.train.epochs(tokens).values())
     if epochs > EPOCHS_WORTH_REPEATING:
         fitting = max(1, int(recipe.train.steps * EPOCHS_WORTH_REPEATING / epochs))
         settings = f"--set train.steps={fitting}"
