@@ -33,7 +33,9 @@ class TokenizeRequest(Strict):
     add_special_tokens: bool | None = Field(None, description="BOS first; vLLM's default, true.")
     add_special: bool | None = Field(None, description="llama.cpp's name; its default, false.")
     parse_special: bool | None = Field(
-        None, description="Whether text that spells a control token becomes it."
+        None,
+        description="Whether text that spells a control token becomes it; default true with "
+        "prompt, as lm-eval asks for the id of BOS, and false with content.",
     )
     with_pieces: bool | None = None
 
@@ -60,14 +62,16 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Any:
         message = "add_special and add_special_tokens are the same, found both"
         raise ServeError("invalid", message, param="add_special")
     asked = body.add_special if body.add_special_tokens is None else body.add_special_tokens
-    add_special = body.prompt is not None if asked is None else asked
+    is_vllm_s = body.prompt is not None
+    add_special = is_vllm_s if asked is None else asked
+    parse_special = is_vllm_s if body.parse_special is None else body.parse_special
     pool = request.app.state.pool
     async with pool.use(served_name(pool, body.model)) as client:
         answer = await client.ask(
             "tokenize",
             text=body.content if body.prompt is None else body.prompt,
             add_special=add_special,
-            parse_special=bool(body.parse_special),
+            parse_special=parse_special,
             with_pieces=bool(body.with_pieces),
         )
         most = client.described["context_tokens"]
