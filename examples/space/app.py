@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ PORT = int(os.environ.get("PORT", "7860"))
 
 def started_server(model: str) -> OpenAI:
     """A client of a server of `model`, as soon as it is loaded; the server ends with this one."""
+    if not os.path.exists(model):
+        subprocess.run([sys.executable, "-m", "puna", "pull", model], check=True)
     key = secrets.token_urlsafe(32)
     with tempfile.NamedTemporaryFile("w", suffix=".key", delete=False) as file:
         file.write(key)  # a command line could be read by others
@@ -28,44 +31,48 @@ def started_server(model: str) -> OpenAI:
     command += ["--api-key-file", file.name]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     atexit.register(server.terminate)
-    events = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which does not run atexit by itself
     for line in server.stdout:
         event = json.loads(line)
-        events[event["event"]] = event["text"]
+        if event["event"] == "listening":
+            url = event["url"]
         if event["event"] == "ready":
             os.unlink(file.name)
-            return OpenAI(base_url=f"{events['listening']}/v1", api_key=key)
+            return OpenAI(base_url=f"{url}/v1", api_key=key)
     raise SystemExit(f"puna serve {model} ended: its messages are above")
 
 
 def app(client: OpenAI) -> gradio.Blocks:
     """Two tabs: a chat, and a text to go on with."""
 
-    def chat(message: str, history: list[dict]) -> Iterator[str]:
+    def chat(message: str, history: list[dict], temperature: float, most: int) -> Iterator[str]:
         before = [{"role": one["role"], "content": text_of(one)} for one in history]
         messages = [*before, {"role": "user", "content": message}]
+        asked = {"messages": messages, "temperature": temperature, "max_tokens": int(most)}
         answer = ""
-        with client.chat.completions.create(model=MODEL, messages=messages, stream=True) as stream:
+        with client.chat.completions.create(model=MODEL, stream=True, **asked) as stream:
             for chunk in stream:
                 answer += chunk.choices[0].delta.content or "" if chunk.choices else ""
                 yield answer
 
-    def complete(text: str, temperature: float, max_tokens: int) -> Iterator[str]:
-        asked = {"prompt": text, "temperature": temperature, "max_tokens": int(max_tokens)}
+    def complete(text: str, temperature: float, most: int) -> Iterator[str]:
+        asked = {"prompt": text, "temperature": temperature, "max_tokens": int(most)}
         with client.completions.create(model=MODEL, stream=True, **asked) as stream:
             for chunk in stream:
                 text += chunk.choices[0].text if chunk.choices else ""
                 yield text
 
-    sliders = [
-        gradio.Slider(0, 2, 0.8, step=0.05, label="Temperature"),
-        gradio.Slider(1, 512, 128, step=1, label="Most tokens"),
-    ]
+    def sliders() -> list[gradio.Slider]:
+        return [
+            gradio.Slider(0, 2, 0.8, step=0.05, label="Temperature"),
+            gradio.Slider(1, 512, 128, step=1, label="Most tokens"),
+        ]
+
     beginning = gradio.Textbox("Once upon a time,", lines=6, label="Text")
     return gradio.TabbedInterface(
         [
-            gradio.ChatInterface(chat),
-            gradio.Interface(complete, [beginning, *sliders], gradio.Textbox(lines=12)),
+            gradio.ChatInterface(chat, additional_inputs=sliders()),
+            gradio.Interface(complete, [beginning, *sliders()], gradio.Textbox(lines=12)),
         ],
         ["Chat", "Complete"],
         title=f"Puna: {MODEL}",
