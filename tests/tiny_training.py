@@ -58,14 +58,16 @@ def recipe_text(**train: Any) -> str:
     return tomli_w.dumps({"tokenizer": tokenizer, "model": model, "train": settings})
 
 
-def write_shards_folder(folder: Path, seed: int = 0) -> Path:
-    """What `puna data build` leaves: shards of both splits and their tokenizer."""
+def write_shards_folder(
+    folder: Path, seed: int = 0, texts: list[tuple[str, str]] | None = None
+) -> Path:
+    """What `puna data build` leaves of 160 texts: shards of both splits and their tokenizer."""
     from puna.console import silent
     from puna.tokens.shards import ShardsConfig, write_shards
     from puna.tokens.tokenizer import Tokenizer
     from puna.tokens.training import TokenizerConfig, train_tokenizer
 
-    texts = documents(160, seed)
+    texts = texts or documents(160, seed)
     train, heldout = texts[:150], texts[150:]
     path = train_tokenizer(
         [text for _, text in train],
