@@ -36,17 +36,24 @@ struct Query {
   int64_t position;
 };
 
+// Where a sequence's keys and values of a head lie.
+struct Context {
+  const Model& model;
+  int64_t layer, kv_head;
+  const int32_t* pages;
+};
+
 // The pages of a stretch, up to the last that a query sees.
 template <class Value>
 struct Stretch {
   Page<Value> pages[STRETCH_PAGES];
   int64_t first, count = 0;
 
-  Stretch(const Model& model, int64_t layer, int64_t kv_head, const int32_t* numbers,
-          int64_t first_page, int64_t last_page)
+  Stretch(const Context& context, int64_t first_page, int64_t last_page)
       : first(first_page * PAGE) {
     for (int64_t i = first_page; i < last_page && count < STRETCH_PAGES; ++i)
-      pages[count++] = Page<Value>(model, layer, numbers[i], kv_head);
+      pages[count++] =
+          Page<Value>(context.model, context.layer, context.pages[i], context.kv_head);
   }
 };
 
@@ -125,9 +132,9 @@ inline void mix(const Stretch<Value>& stretch, int64_t width, const float (*weig
 
 // `COUNT` queries of one key-value head over pages first .. last - 1 of their sequence.
 template <class Value, int COUNT>
-inline void attend(const Model& model, int64_t layer, int64_t kv_head, const int32_t* pages,
-                   int64_t first_page, int64_t last_page, const Query* queries, Partial* states) {
-  const int64_t width = padded(model.head_dim);
+inline void attend(const Context& context, int64_t first_page, int64_t last_page,
+                   const Query* queries, Partial* states) {
+  const int64_t width = padded(context.model.head_dim);
   Floats totals[COUNT];
   for (int i = 0; i < COUNT; ++i) {
     totals[i] = all(0.f);
@@ -135,7 +142,7 @@ inline void attend(const Model& model, int64_t layer, int64_t kv_head, const int
     for (int64_t j = 0; j < width; j += LANES) store(states[i].mixed + j, all(0.f));
   }
   for (int64_t page = first_page; page < last_page; page += STRETCH_PAGES) {
-    const Stretch<Value> stretch(model, layer, kv_head, pages, page, last_page);
+    const Stretch<Value> stretch(context, page, last_page);
     Floats scores[COUNT][2 * STRETCH_PAGES];
     for (int64_t i = 0; i < stretch.count; ++i)
       score_page<Value, COUNT>(stretch.pages[i], queries, scores, i);

@@ -1,4 +1,5 @@
-// Attention for blocks of 32 queries of one head, on AMX tiles; the same bits as attend.h.
+// Attention for blocks of up to 32 queries that read the same keys, on AMX tiles; the same bits as
+// attend.h. The queries are rows of one head, or all heads that share keys, of one or a few rows.
 #pragma once
 #include "../tiles.h"
 #include "attend.h"
@@ -27,6 +28,7 @@ struct alignas(64) RowSums {
 
 struct alignas(64) BlockScratch {
   bf16 queries[BLOCK_ROWS * WIDEST_HEAD];  // tiles [2][width / 32][16][32]
+  int64_t positions[BLOCK_ROWS];           // of the queries, ascending
   bf16 keys[STRETCH_PAGES][PAGE * WIDEST_HEAD], values[STRETCH_PAGES][PAGE * WIDEST_HEAD];
   float scores[BLOCK_ROWS][STRETCH];  // in a row's first half, its weights in bfloat16 afterwards
   float before[BLOCK_ROWS];
@@ -52,12 +54,11 @@ inline const bf16* as_halves(const int8_t* at, int64_t count, bf16* to) {
 // and more. A product of whatever the tiles hold keeps it awake; tile 0 is lost.
 inline void keep_awake() { _tile_dpbf16ps(0, 4, 5); }
 
-// Queries of consecutive positions.
 struct Block {
-  int64_t first_position, rows, width;
+  int64_t rows, width;
   BlockScratch& scratch;
 
-  // A row's query, scaled; rows beyond `rows` may hold anything finite.
+  // A row's query, scaled. Rows beyond `rows` may hold anything: no other row sees it.
   void put(int64_t row, const float* query) const {
     for (int64_t i = 0; i < width; i += 32)
       store_halves(scratch.queries + ((row / 16 * width + i) / 32 * 16 + row % 16) * 32,
@@ -85,10 +86,11 @@ inline Floats greatest_of_each(const Floats* rows) {
 // Scores are scaled, and those of positions that are not seen become HIDDEN.
 template <class Value>
 inline void finish_scores(const Block& block, const Stretch<Value>& stretch) {
-  const bool is_whole = block.first_position >= stretch.first + stretch.count * PAGE - 1;
+  const int64_t* positions = block.scratch.positions;
+  const bool is_whole = positions[0] >= stretch.first + stretch.count * PAGE - 1;
   if (is_whole && !Stored<Value>::HAS_SCALES) return;
-  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {
-    const int64_t visible = block.first_position + row + 1 - stretch.first;
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const int64_t visible = positions[row] + 1 - stretch.first;
     for (int64_t i = 0; i < 2 * stretch.count; ++i) {
       float* at = block.scratch.scores[row] + LANES * i;
       Floats scores = load(at);
@@ -100,8 +102,9 @@ inline void finish_scores(const Block& block, const Stretch<Value>& stretch) {
 }
 
 // Each row's greatest score so far, and what its results so far are multiplied by.
-inline void find_greatest(BlockScratch& s, int64_t pages, RowSums& sums) {
-  for (int64_t start = 0; start < BLOCK_ROWS; start += LANES) {
+inline void find_greatest(const Block& block, int64_t pages, RowSums& sums) {
+  BlockScratch& s = block.scratch;
+  for (int64_t start = 0; start < block.rows; start += LANES) {
     Floats rows[16];
     for (int64_t row = 0; row < 16; ++row) {
       const float* at = s.scores[start + row];
@@ -117,8 +120,9 @@ inline void find_greatest(BlockScratch& s, int64_t pages, RowSums& sums) {
 
 // As weigh in attend.h, for all rows of the block.
 template <class Value>
-inline void weigh_rows(const Stretch<Value>& stretch, BlockScratch& s, RowSums& sums) {
-  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {
+inline void weigh_rows(const Block& block, const Stretch<Value>& stretch, RowSums& sums) {
+  BlockScratch& s = block.scratch;
+  for (int64_t row = 0; row < block.rows; ++row) {
     const Floats most = all(sums.most[row]);
     Floats totals = load(sums.totals[row]) * all(s.before[row]);
     bf16* to = s.weights(row);
@@ -135,6 +139,22 @@ inline void weigh_rows(const Stretch<Value>& stretch, BlockScratch& s, RowSums& 
     }
     store(sums.totals[row], totals);
   }
+}
+
+// scores[16, 32] of a page's keys, for 16 queries.
+inline void score_sixteen(const bf16* queries, const bf16* keys, int64_t steps, float* scores) {
+  finish_stores();
+  _tile_zero(0);
+  _tile_zero(1);
+  for (int64_t i = 0; i < steps; ++i) {
+    _tile_loadd(4, queries + i * TILE, 64);
+    _tile_loadd(6, keys + i * TILE, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, keys + (steps + i) * TILE, 64);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  _tile_stored(0, scores, STRETCH * 4);
+  _tile_stored(1, scores + 16, STRETCH * 4);
 }
 
 // The stretch's values, weighed, are added to 64 (or 32) places of 16 rows' mixed ones.
@@ -168,32 +188,38 @@ inline void mix_tiles(const bf16* weights, const bf16* const* values, int64_t pa
   }
 }
 
+// The pages of `next` are asked for.
 template <class Value>
-inline void attend_stretch(const Block& block, const Stretch<Value>& stretch, bool is_first,
-                           RowSums& sums) {
+inline void attend_stretch(const Block& block, const Stretch<Value>& stretch,
+                           const Stretch<Value>& next, bool is_first, RowSums& sums) {
   const int64_t width = block.width, steps = width / 32;
   BlockScratch& s = block.scratch;
   const bf16* values[STRETCH_PAGES];
   for (int64_t i = 0; i < stretch.count; ++i) {
     const Page<Value>& page = stretch.pages[i];
+    const bf16* keys = as_halves(page.keys, width * PAGE, s.keys[i]);
+    float* scores = s.scores[0] + i * PAGE;
+    if (block.rows > 16)
+      product({s.queries, steps * TILE, TILE}, {keys, steps * TILE, TILE}, steps, scores, STRETCH,
+              false);
+    else
+      score_sixteen(s.queries, keys, steps, scores);
     values[i] = as_halves(page.values, width * PAGE, s.values[i]);
-    product({s.queries, steps * TILE, TILE},
-            {as_halves(page.keys, width * PAGE, s.keys[i]), steps * TILE, TILE}, steps,
-            s.scores[0] + i * PAGE, STRETCH, false);
+    if (i < next.count) next.pages[i].ask();
   }
   finish_stores();
   finish_scores(block, stretch);
-  find_greatest(s, stretch.count, sums);
+  find_greatest(block, stretch.count, sums);
   keep_awake();
-  for (int64_t row = 0; row < BLOCK_ROWS; ++row) {  // long before tiles read it
+  for (int64_t row = 0; row < block.rows; ++row) {  // long before tiles read it
     const Floats before = all(s.before[row]);
     for (int64_t i = 0; i < width; i += LANES) {
       float* at = sums.mixed + row * width + i;
       store(at, is_first ? all(0.f) : load(at) * before);
     }
   }
-  weigh_rows(stretch, s, sums);
-  for (int64_t row = 0; row < BLOCK_ROWS; row += 16)
+  weigh_rows(block, stretch, sums);
+  for (int64_t row = 0; row < block.rows; row += 16)
     for (int64_t place = 0; place < width; place += 64) {
       const bf16* at[STRETCH_PAGES];
       for (int64_t i = 0; i < stretch.count; ++i) at[i] = values[i] + place / 16 * TILE;
@@ -203,20 +229,28 @@ inline void attend_stretch(const Block& block, const Stretch<Value>& stretch, bo
   finish_stores();
 }
 
+// The block's queries over pages first .. last - 1; with `is_far` the next stretch is asked for.
+template <class Value>
+inline void attend_pages(const Block& block, const Context& context, int64_t first, int64_t last,
+                         bool is_far, RowSums& into) {
+  into.clear();
+  for (int64_t page = first; page < last; page += STRETCH_PAGES) {
+    const Stretch<Value> stretch(context, page, last);
+    const Stretch<Value> next(context, page + STRETCH_PAGES, is_far ? last : 0);
+    attend_stretch<Value>(block, stretch, next, page == first, into);
+  }
+  into.add_up();
+}
+
 // The block's queries over all pages before `last_page`; results in the scratch's sums.
 template <class Value>
-inline void attend_block(const Block& block, const Model& model, int64_t layer, int64_t kv_head,
-                         const int32_t* pages, int64_t last_page) {
+inline void attend_block(const Block& block, const Context& context, int64_t last_page) {
   BlockScratch& s = block.scratch;
   for (int64_t start = 0; start < last_page; start += SEGMENT_PAGES) {
     const int64_t end = start + SEGMENT_PAGES < last_page ? start + SEGMENT_PAGES : last_page;
-    RowSums& into = start ? s.segment : s.sums;
-    into.clear();
-    for (int64_t page = start; page < end; page += STRETCH_PAGES)
-      attend_stretch<Value>(block, {model, layer, kv_head, pages, page, end}, page == start, into);
-    into.add_up();
+    attend_pages<Value>(block, context, start, end, false, start ? s.segment : s.sums);
     for (int64_t row = 0; start && row < block.rows; ++row) {
-      if (block.first_position + row < start * PAGE) continue;
+      if (s.positions[row] < start * PAGE) continue;
       Partial sum = s.sums.of(row, block.width);
       sum.join(s.segment.of(row, block.width), block.width);
       s.sums.most[row] = sum.most, s.sums.total[row] = sum.total;

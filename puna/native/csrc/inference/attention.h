@@ -127,7 +127,14 @@ class Attention {
                                 partial_floats();
   }
 
+  Context context(const Span& span, int64_t kv_head) const {
+    return {model_, layer_, kv_head, span.pages};
+  }
+
   void attend_segment(const Span& span, int64_t kv_head, int64_t segment) const {
+#ifdef __AMX_TILE__
+    if constexpr (sizeof(Value) < 4) return attend_shared(span, kv_head, segment);
+#endif
     const int64_t first = segment * SEGMENT_PAGES;
     for (int64_t row = span.first_row; row < span.first_row + span.rows; ++row) {
       const int64_t last = smaller_of(first + SEGMENT_PAGES, position(row) / PAGE + 1);
@@ -155,8 +162,8 @@ class Attention {
       queries[i] = {turned[i], position(row)};
       states[i].mixed = partial(row, head + i, segment) + LANES;
     }
-    attend<Value, COUNT>(model_, layer_, head / group(), span.pages, segment * SEGMENT_PAGES, last,
-                         queries, states);
+    attend<Value, COUNT>(context(span, head / group()), segment * SEGMENT_PAGES, last, queries,
+                         states);
     for (int i = 0; i < COUNT; ++i) {
       float* at = partial(row, head + i, segment);
       at[0] = states[i].most, at[1] = states[i].total;
@@ -169,17 +176,45 @@ class Attention {
       const int64_t first = span.first_row + part * BLOCK_ROWS;
       const int64_t rows = smaller_of(BLOCK_ROWS, span.first_row + span.rows - first);
       BlockScratch& scratch = *reinterpret_cast<BlockScratch*>(own_.block);
-      const Block block{position(first), rows, width_.head, scratch};
-      alignas(64) float query[WIDEST_HEAD];
-      for (int64_t i = 0; i < BLOCK_ROWS; ++i) {
-        if (i < rows) turn_query(first + i, head, query);
-        block.put(i, query);
-      }
+      const Block block{rows, width_.head, scratch};
+      for (int64_t i = 0; i < rows; ++i) put_query(block, i, first + i, head);
       ask_for_next(span, first + rows, head);
-      attend_block<Value>(block, model_, layer_, head / group(), span.pages,
+      attend_block<Value>(block, context(span, head / group()),
                           position(first + rows - 1) / PAGE + 1);
       for (int64_t i = 0; i < rows; ++i)
         put_mixed(scratch.sums.of(i, width_.head), first + i, head);
+    }
+  }
+
+  void put_query(const Block& block, int64_t place, int64_t row, int64_t head) const {
+    alignas(64) float query[WIDEST_HEAD];
+    turn_query(row, head, query);
+    block.put(place, query);
+    block.scratch.positions[place] = position(row);
+  }
+
+  // A segment for all heads of all rows that share its keys.
+  void attend_shared(const Span& span, int64_t kv_head, int64_t segment) const {
+    BlockScratch& scratch = *reinterpret_cast<BlockScratch*>(own_.block);
+    const int64_t queries = span.rows * group(), first = segment * SEGMENT_PAGES;
+    const auto row_of = [&](int64_t query) { return span.first_row + query / group(); };
+    const auto head_of = [&](int64_t query) { return kv_head * group() + query % group(); };
+    for (int64_t start = 0; start < queries; start += BLOCK_ROWS) {
+      const Block block{smaller_of(BLOCK_ROWS, queries - start), width_.head, scratch};
+      const int64_t last_row = row_of(start + block.rows - 1);
+      const int64_t last = smaller_of(first + SEGMENT_PAGES, position(last_row) / PAGE + 1);
+      if (first >= last) continue;
+      for (int64_t i = 0; i < block.rows; ++i)
+        put_query(block, i, row_of(start + i), head_of(start + i));
+      attend_pages<Value>(block, context(span, kv_head), first, last, true, scratch.sums);
+      for (int64_t i = 0; i < block.rows; ++i) {
+        if (scratch.positions[i] < first * PAGE) continue;
+        float* at = partial(row_of(start + i), head_of(start + i), segment);
+        const Partial sums = scratch.sums.of(i, width_.head);
+        at[0] = sums.most, at[1] = sums.total;
+        for (int64_t j = 0; j < width_.head; j += LANES)
+          store(at + LANES + j, load(sums.mixed + j));
+      }
     }
   }
 

@@ -106,7 +106,7 @@ inline int64_t leave(int32_t* keys, int64_t count, int64_t low, int64_t high) {
 }
 
 // In order, the greatest first: those before which the others measure at most `target`, which all
-// together pass. Each round halves the range of keys that the last of them is in.
+// together pass. Each round halves the range of keys, at first of two or more, that has the last.
 template <bool weighs>
 inline Kept keep_until(int32_t* keys, int64_t count, int64_t low, int64_t high, double target) {
   double above = 0;  // the measure of keys from `high` on
@@ -159,6 +159,33 @@ inline float greatest_of(const float* values, int64_t count) {
   return greatest(most);
 }
 
+// A value that `top_k` of the values reach: the one of that rank among maxima of disjoint parts.
+inline float reached(const float* values, int64_t count, int64_t top_k, int32_t* keys) {
+  const int64_t rows = top_k / 4 + 1, each = count / (rows * LANES);
+  if (each < 4) return -INFINITY;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* const part = values + row * each * LANES;
+    Floats most = all(-INFINITY);
+    for (int64_t i = 0; i < each; ++i) most = larger(most, load(part + i * LANES));
+    float maxima[LANES];
+    store(maxima, most);
+    for (int j = 0; j < LANES; ++j) keys[row * LANES + j] = key_of(maxima[j]);
+  }
+  const int64_t low = key_of(-INFINITY), high = int64_t{key_of(INFINITY)};
+  const auto before = static_cast<double>(top_k - 1);
+  return keep_until<false>(keys, rows * LANES, low, high, before).least;
+}
+
+// Sets all logits but the top_k greatest to -inf; of equals the first stay.
+inline void keep_top_k(float* logits, int64_t count, int64_t top_k, int32_t* keys) {
+  const int64_t low = key_of(reached(logits, count, top_k, keys));
+  const int64_t high = int64_t{key_of(INFINITY)} + 1;
+  for (int64_t i = 0; i < count; ++i) keys[i] = key_of(logits[i]);
+  const int64_t left = leave(keys, count, low, high);
+  const auto before = static_cast<double>(top_k - 1);
+  leave_out(logits, count, keep_until<false>(keys, left, low, high, before), -INFINITY);
+}
+
 inline int64_t keys_for(int64_t ids) { return (ids + LANES - 1) / LANES * LANES; }
 
 // The id that draw.point takes. Of the logits those of draw.ids count, the best of them is finite
@@ -173,11 +200,8 @@ inline int64_t drawn_id(float* logits, const Draw& draw, int32_t* keys) {
     while (id < ids - 1 && logits[id] != best) ++id;
     return id;
   }
-  if (0 < draw.top_k && draw.top_k < draw.ids) {
-    for (int64_t i = 0; i < count; ++i) keys[i] = key_of(logits[i]);
-    const int64_t low = key_of(-INFINITY), high = int64_t{key_of(best)} + 1;
-    leave_out(logits, count, keep_until<false>(keys, count, low, high, draw.top_k - 1), -INFINITY);
-  }
+  if (0 < draw.top_k && draw.top_k < draw.ids)
+    keep_top_k(logits, count, static_cast<int64_t>(draw.top_k), keys);
   const Floats scale = all(static_cast<float>(LOG2_OF_E / draw.temperature));
   for (int64_t i = 0; i < count; i += LANES)
     store(logits + i, weight_of(load(logits + i), all(best), scale));

@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int64_t HUGE_PAGE = 2 << 20;
-constexpr int64_t BLOCK_FROM_ROWS = 8;  // with fewer rows tiles would be mostly padding
+constexpr int64_t BLOCK_FROM_ROWS = 8;  // fewer rows: their segments, all heads that share keys
 
 int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 

@@ -68,8 +68,9 @@ const Draw* draws_of(const Array<const double, 2>& rows, int64_t vocabulary) {
             "a draw should be among 1 or more of the vocabulary's ids");
     require((draw.temperature == 0 || 1e-30 <= draw.temperature) && isfinite(draw.temperature),
             "a draw's temperature should be 0, or 1e-30 or more");
-    require(0 <= draw.top_k && 0 < draw.top_p && draw.top_p <= 1 && 0 <= draw.min_p &&
-                draw.min_p <= 1 && 0 <= draw.point && draw.point < 1,
+    require(0 <= draw.top_k && draw.top_k == floor(draw.top_k) && 0 < draw.top_p &&
+                draw.top_p <= 1 && 0 <= draw.min_p && draw.min_p <= 1 && 0 <= draw.point &&
+                draw.point < 1,
             "a draw's top_k, top_p, min_p or point is out of range");
   }
   return draws;

@@ -95,6 +95,10 @@ struct Page {
   const Value* value_line(int64_t sixteen, int64_t pair) const {
     return values + (sixteen * 16 + pair) * 32;
   }
+  // Asks for the page's keys and values.
+  void ask() const {
+    prefetch(reinterpret_cast<const char*>(keys), 2 * width * PAGE * sizeof(Value));
+  }
   float* key_scales() const { return reinterpret_cast<float*>(values + width * PAGE); }
   float* value_scales() const { return key_scales() + PAGE; }
 
