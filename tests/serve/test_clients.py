@@ -1,26 +1,21 @@
 """Every example of the clients' page, as it stands, against `puna serve` with SmolLM2."""
 
-import ast
 import importlib.util
-import math
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serve.puna_serve import ROOT, puna_serve
-from small_vocabulary import smollm2_gguf
+from serve.offline import Offline, asked
+from serve.puna_serve import ROOT
 
-from puna.infer.engine import load_engine
-from puna.infer.sampling_params import SamplingParams
-
-PAGE = ROOT / "docs" / "how-to" / "use-a-client.md"
-EXAMPLE = re.compile(r"^## (.+?)\n.*?^```(\w+)\n(.*?)^```$", re.M | re.S)
-EXAMPLES = {name: (language, body) for name, language, body in EXAMPLE.findall(PAGE.read_text())}
+PAGE = (ROOT / "docs" / "how-to" / "use-a-client.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(r"^## (.+?)\n.*?^```(bash|python)\n(.*?)^```$", re.M | re.S)
+EXAMPLES = {name: (language, body) for name, language, body in EXAMPLE.findall(PAGE)}
 PACKAGES = {
     "openai-python": "openai",
     "LangChain": "langchain_openai",
@@ -32,14 +27,7 @@ PACKAGES = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Where SmolLM2 is served."""
-    with puna_serve(smollm2_gguf(), "--name", "smollm2") as url:
-        yield url
-
-
-def said(name: str, address: str, folder: Path) -> str:
+def printed(name: str, address: str, folder: Path) -> str:
     """What the page's example prints, with the address put in."""
     package = PACKAGES.get(name)
     if package and importlib.util.find_spec(package) is None:
@@ -50,7 +38,13 @@ def said(name: str, address: str, folder: Path) -> str:
     body = body.replace("http://127.0.0.1:8000", address)
     program = ["bash", "-euc"] if language == "bash" else [sys.executable, "-c"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "LLM_USER_PATH": str(folder)}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "LLM_USER_PATH": str(folder),
+        "HF_HOME": str(folder / "hub"),
+        "HF_DATASETS_OFFLINE": "1",
+    }
     done = subprocess.run(
         [*program, body], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
     )
@@ -59,18 +53,19 @@ def said(name: str, address: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "lm-eval"])
-def test_an_example_of_the_page_is_answered(name: str, address: str, tmp_path: Path):
-    assert said(name, address, tmp_path)
+def test_an_example_of_the_page_prints_what_it_says(name: str, smollm2: Offline, tmp_path: Path):
+    (promised,) = re.findall(r"^```text\n(.*?)\n```$", PAGE, re.M | re.S)
+    assert smollm2.text(asked("Hello"), max_tokens=16) == promised
+    found = printed(name, smollm2.url, tmp_path)
+    if name == "curl":
+        found = json.loads(found)["choices"][0]["message"]["content"]
+    first, *others = found.splitlines()
+    assert first.rstrip() == promised
+    if name == "openai-python":
+        assert re.fullmatch(r" city='.+'", others[0])
 
 
-def test_lm_eval_finds_the_log_likelihood_of_offline(address: str, tmp_path: Path):
-    found = ast.literal_eval(said("lm-eval", address, tmp_path).splitlines()[-1])
-    engine = load_engine(smollm2_gguf())
-    ids = engine.tokenizer.encode("The capital of France is Paris")
-    params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=1)
-    (expected,) = engine.generate([ids], params)
-    assert expected.prompt_logprobs is not None
-    last = expected.prompt_logprobs[-1]
-    assert last is not None
-    assert engine.tokenizer.decode(ids[-1:]) == " Paris"
-    assert math.isclose(found[0][0], last.logprob, rel_tol=1e-3)
+def test_the_page_s_task_is_evaluated(smollm2: Offline, tmp_path: Path):
+    table = printed("lm-eval", smollm2.url, tmp_path)
+    (accuracy,) = re.findall(r"\|capitals\|.*\|acc *\|.*?\| *([0-9.]+)\|", table)
+    assert float(accuracy) == 1
