@@ -58,8 +58,7 @@ class Build:
         return {file.path: file for file in found}
 
     def _do(self, tasks: Sequence[Task], label: str) -> None:
-        for folder in {task.output.rpartition("/")[0] for task in tasks}:
-            files.sweep(folder)
+        self._sweep(tasks)
         weights = {task.output: sum(map(self._size, task.inputs)) for task in tasks}
         failed = []
         with self.console.progress(sum(weights.values()) or None, label, "B") as bar:
@@ -67,6 +66,7 @@ class Build:
                 bar.update(weights[done.task.output])
                 if done.error:
                     failed.append(done)
+        self._sweep(tasks)
         if failed:
             first = failed[0]
             raise DataError(
@@ -74,6 +74,11 @@ class Build:
                 f"{', '.join(first.task.inputs[:3])}: {first.error}",
                 hint="the others are done; run it again to try these once more",
             )
+
+    def _sweep(self, tasks: Sequence[Task]) -> None:
+        """Delete what killed workers, of this run or one before, left half written."""
+        for folder in {task.output.rpartition("/")[0] for task in tasks}:
+            files.sweep(folder)
 
     def _size(self, path: str) -> int:
         return self.sizes.get(path, 0)

@@ -1,9 +1,5 @@
-"""Small trees of text, a tokenizer for them, and builds run as a user runs them."""
+"""Small trees of text, a tokenizer for them, a recipe over both."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +8,6 @@ from token_texts import documents, sentences
 from puna.console import silent
 from puna.data.document import Document, write_documents
 from puna.tokens.training import TokenizerConfig, train_tokenizer
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="session")
@@ -66,24 +60,3 @@ def recipe(tree: Path, tokenizer_path: Path, tmp_path: Path) -> Path:
         """
     )
     return path
-
-
-@pytest.fixture
-def run_verb() -> Callable[[Sequence[object]], subprocess.CompletedProcess[str]]:
-    """Runs `puna data build ...` as a process of its own."""
-
-    def run(words: Sequence[object]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(words), capture_output=True, text=True, check=False, env=environment()
-        )
-
-    return run
-
-
-def command(words: Sequence[object]) -> list[str]:
-    return [sys.executable, "-m", "puna", "data", "build", *map(str, words)]
-
-
-def environment() -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_runs import results
 
 from puna.console import silent
 from puna.data.build import recipe as recipes
@@ -22,16 +23,6 @@ from puna.tokens.tokenizer import Tokenizer
 def run(recipe: Path, out: object, *settings: str, **options) -> dict:
     chosen = Options(str(out), **options)
     return build(recipes.load(recipe, settings), chosen, Here(), silent())
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Every file of a build but those that hold times."""
-    timed = ("report.json", ".bin.json")
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and not path.name.endswith(timed)
-    }
 
 
 def texts_of(shards: ShardSet, tokenizer: Tokenizer) -> list[str]:
