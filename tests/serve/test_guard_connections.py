@@ -1,6 +1,7 @@
 """Connections that keep a server busy for nothing, and requests that are not what they say."""
 
 import asyncio
+import json
 import socket
 import ssl
 import time
@@ -150,6 +151,8 @@ def test_a_head_that_is_too_large_is_refused(url: str, flood: bytes):
 def test_a_target_that_is_too_large_is_refused(url: str):
     answer = answered(url, b"GET /" + b"a" * 6_000)
     assert status(answer) == 431
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert set(error) == {"message", "type", "param", "code"}  # as OpenAI's clients read it
 
 
 def test_an_announced_body_that_is_too_large_is_refused_unread(url: str):

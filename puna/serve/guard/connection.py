@@ -10,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from puna.serve.errors import ServeError
 from puna.serve.settings import RequestLimits
 
 # Beside what the client's own side buffers, so much is sent to who reads nothing before it is
@@ -19,7 +20,9 @@ _LEAST_READ_BYTES = 16 << 10  # in write_seconds: a byte now and then does not c
 # HTTP/2 or WebSocket in its place, which Java's client asks for by itself; a server may leave that
 # unheard, but the parser would take the request's body for the other protocol's first words.
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
-_TOO_LARGE = json.dumps({"error": {"message": "the head of the request is too large", "code": 431}})
+_TOO_LARGE = json.dumps(
+    ServeError("large", "the head of the request is too large", code="head_too_large").openai_body()
+)
 _HEAD_TOO_LARGE = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(_TOO_LARGE)}\r\nConnection: close\r\n\r\n{_TOO_LARGE}"
