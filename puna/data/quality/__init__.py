@@ -1,0 +1,1 @@
+"""Which documents are good: rules, a language model's perplexity, a classifier."""
