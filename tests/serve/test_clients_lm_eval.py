@@ -33,7 +33,9 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
 
 
-def evaluated(served: Offline, folder: Path, rows: list[dict[str, Any]], **task: Any) -> Any:
+def evaluated(
+    served: Offline, folder: Path, rows: list[dict[str, Any]], window: int = 2048, **task: Any
+) -> Any:
     """What lm-eval finds for a task of these rows: its results and samples."""
     import datasets
     from lm_eval import simple_evaluate
@@ -53,7 +55,7 @@ def evaluated(served: Offline, folder: Path, rows: list[dict[str, Any]], **task:
             "base_url": f"{served.url}/v1/completions",
             "model": "smollm2",
             "tokenizer_backend": "remote",
-            "max_length": WINDOW,
+            "max_length": window,
             "num_concurrent": 2,
         },
         tasks=[task],
@@ -147,6 +149,7 @@ def test_word_perplexity_is_that_of_offline(smollm2: Offline, tmp_path: Path):
         smollm2,
         tmp_path,
         [{"text": one} for one in TEXTS],
+        WINDOW,
         output_type="loglikelihood_rolling",
         doc_to_text="",
         doc_to_target="{{text}}",
