@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binaries
 
 
-def offline(binaries: Path, folder: Path, *words: object) -> str:
-    """Run the installed command far from the clone, with nothing but itself on PATH."""
+def bare(binaries: Path, folder: Path) -> dict[str, object]:
+    """How the installed command runs far from the clone, with nothing but itself on PATH."""
     environment = {"PATH": str(binaries), "HOME": str(folder), "NO_PROXY": "*"}
-    return run(binaries / "puna", *words, cwd=folder, env=environment)
+    return {"cwd": folder, "env": environment}
+
+
+def offline(binaries: Path, folder: Path, *words: object) -> str:
+    return run(binaries / "puna", *words, **bare(binaries, folder))
 
 
 def test_the_installed_command_runs_far_from_the_clone(installed: Path, tmp_path: Path):
@@ -70,10 +75,19 @@ def test_the_recipes_come_along(installed: Path, tmp_path: Path):
     assert found.read_bytes() == (ROOT / "recipes" / "demo.toml").read_bytes()
 
 
-def test_the_page_comes_along(installed: Path, tmp_path: Path):
-    code = "import puna.serve.page_routes as p; print(*sorted(p._files()))"
-    found = run(installed / "python", "-c", code, cwd=tmp_path).split()
-    assert found == sorted(path.name for path in (ROOT / "puna" / "serve" / "page").iterdir())
+def test_it_serves_the_page(installed: Path, tmp_path: Path, tiny_run: Path):
+    command = [str(installed / "puna"), "serve", str(tiny_run), "--port", "0", "--json"]
+    options = {"stdout": subprocess.PIPE, **bare(installed, tmp_path)}
+    with subprocess.Popen(command, **options) as server:
+        try:
+            url = json.loads(server.stdout.readline())["url"]
+            page = urllib.request.Request(url, headers={"Accept": "text/html"})
+            assert b"<title>Puna</title>" in urllib.request.urlopen(page).read()
+            for path in (ROOT / "puna" / "serve" / "page").iterdir():
+                with urllib.request.urlopen(f"{url}/static/{path.name}") as response:
+                    assert response.read() == path.read_bytes()
+        finally:
+            server.terminate()
 
 
 def test_the_base_install_is_small(installed: Path):
