@@ -252,7 +252,7 @@ def step(**changes) -> bool:
         ({"draws": np.zeros((2, 5))}, "a draw should have 6 numbers"),
         *((bad_draw(0, ids), "among 1 or more") for ids in (0, 51, 1.5, np.nan)),
         *((bad_draw(1, one), "temperature should be") for one in (-1, 1e-31, np.inf, np.nan)),
-        *((bad_draw(2, top_k), "out of range") for top_k in (-1, np.nan)),
+        *((bad_draw(2, top_k), "out of range") for top_k in (-1, 0.5, np.nan)),
         *((bad_draw(3, top_p), "out of range") for top_p in (0, 1.1, np.nan)),
         *((bad_draw(4, min_p), "out of range") for min_p in (-0.1, 1.1, np.nan)),
         *((bad_draw(5, point), "out of range") for point in (-0.1, 1, np.nan)),
