@@ -163,24 +163,9 @@ def test_a_row_may_have_an_end_tag():
 # Folder, what became of its rows, the beginning of the SHA-256 over ids and texts, and words of the
 # last document. Rows 1 and 2 of nyu have end tags.
 REAL = [
-    (
-        "TP-XML",
-        {"kept": 556, "post type": 6},
-        "0814f45cf24bd9d6",
-        "a guide for adding appropriate tags",
-    ),
-    (
-        "beer",
-        {"kept": 663, "post type": 119},
-        "7585224351ec7ec7",
-        "Citra is a registered trademark since 2007",
-    ),
-    (
-        "coffee",
-        {"kept": 225, "post type": 40},
-        "a82142a60f7d871d",
-        "What variables in brewing have the biggest",
-    ),
+    ("TP-XML", {"kept": 556, "post type": 6}, "0814f45cf24bd9d6", "a guide for adding appropriate tags"),
+    ("beer", {"kept": 663, "post type": 119}, "7585224351ec7ec7", "Citra is a registered trademark since 2007"),
+    ("coffee", {"kept": 225, "post type": 40}, "a82142a60f7d871d", "What variables in brewing have the biggest"),
     ("nyu", {"kept": 264, "post type": 107}, "9ea0e25f9516f513", "    if n % x == 0:"),
 ]
 

@@ -47,14 +47,18 @@ _RAW_ENDS = {
 _LINK_TARGET = r"\[\[[^\[\]{}|<>:\n]{1,250}"
 _LABELLED_LINK = re.compile(_LINK_TARGET + r"\|([^\[\]{}|\n]+)\]\]")
 _PLAIN_LINK = re.compile(r"\[\[([^\[\]{}|<>:\n]{1,250})\]\]")
+# Tables count at the beginning of a line only. Each of _BRACKETS begins with one known character,
+# which lets the engine skip to it: 4 times as fast as with `^ *\{\|` among them.
+_TABLE_START, _TABLE_END = "\x03", "\x04"
+_TABLE_STARTS = re.compile(r"\n[ \t:*#]*\{\|")
+_TABLE_ENDS = re.compile(r"\n[ \t]*\|\}(?!\})")
 _BRACKETS = re.compile(
-    r"(\{\{+|\}\}+|\[\[|\]\](?!\](?!\]))|^[ \t:*#]*\{\||^[ \t]*\|\}(?!\})|\||</?table\b[^<>]*>)",
-    re.M | re.I,
+    r"(\x03|\x04|\||\{\{+|\}\}+|\[\[|\]\](?!\](?!\]))|</?[tT][aA][bB][lL][eE]\b[^<>]*>)"
 )
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,8}){0,2}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _KEPT = re.compile("\x7f([0-9]+)\x7f")
-_RESERVED = str.maketrans({HOLE: None, "\x7f": None, "\r": None, "\0": None})
+_RESERVED = re.compile("[\0\x02\x03\x04\x7f\r]")
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,7 @@ def wiki_of(namespaces: Mapping[int, str], language: str = "") -> Wiki:
 
 def wikitext_to_text(wikitext: str, wiki: Wiki, *, has_formulas: bool = True) -> str:
     """The page's text; never raises. Without `has_formulas` they leave nothing behind."""
-    if any(character in wikitext for character in (HOLE, "\x7f", "\r", "\0")):
-        wikitext = wikitext.translate(_RESERVED)
-    text, kept = _without_raw(wikitext, has_formulas)
+    text, kept = _without_raw(_RESERVED.sub("", wikitext), has_formulas)
     text = _LABELLED_LINK.sub(r"\1", text)
     text = _PLAIN_LINK.sub(r"\1", text)
     text = to_paragraphs(_without_brackets(text, wiki))
@@ -207,6 +209,8 @@ class _Brackets:
 def _without_brackets(text: str, wiki: Wiki) -> str:
     """The text without templates, links and tables, or with what stands for them."""
     brackets = _Brackets(wiki)
+    text = _TABLE_STARTS.sub("\n" + _TABLE_START, "\n" + text)
+    text = _TABLE_ENDS.sub("\n" + _TABLE_END, text)
     for index, part in enumerate(_BRACKETS.split(text)):
         if index % 2 == 0:
             if part:
@@ -226,7 +230,7 @@ def _without_brackets(text: str, wiki: Wiki) -> str:
         elif part[0] == "<":
             brackets.close("<table") if part[1] == "/" else brackets.open("<table")
         else:
-            brackets.open("{|") if part.endswith("{|") else brackets.close("{|")
+            brackets.open("{|") if part == _TABLE_START else brackets.close("{|")
     return brackets.end()
 
 

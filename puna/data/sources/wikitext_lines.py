@@ -14,8 +14,8 @@ HOLE = "\x02"
 _EXTERNAL_LINK = re.compile(
     r"\[(?:(?:https?|ftp|news|irc)://|//|mailto:)[^\s\[\]]*(?:[ \t]([^\[\]\n]*))?\]"
 )
-_LINK_ITEM = re.compile(r"^[*#:;]+[ \t'\x02]*\[(?:https?:|ftp:|//).*$", re.M)
-_BARE_LINK = re.compile(r"(?:https?|ftp)://[^\s\[\]<>\"|]+")
+_LINK_ITEM = re.compile(r"\n[*#:;]+[ \t'\x02]*\[(?:https?:|ftp:|//)[^\n]*")
+_BARE_LINK = re.compile(r"(?:ht|f)tps?://[^\s\[\]<>\"|]+")
 _MAGIC_WORD = re.compile(r"__(\w{2,40}?)__")
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _RAISED = re.compile(r"<(sup|sub)\b[^<>]*>\s*([0-9+\-−–n()=]{1,12})\s*</\1\s*>", re.I)
@@ -46,14 +46,15 @@ _ITEM_TAGS = {"li": "\n* ", "dt": "\n; ", "dd": "\n: "}
 
 def to_paragraphs(text: str) -> str:
     """The text without formatting, in paragraphs, headings and lists."""
-    text = _LINK_ITEM.sub("", text)
-    text = _EXTERNAL_LINK.sub(lambda match: match[1] or HOLE, text)
+    if "//" in text or "[mailto:" in text:
+        text = _LINK_ITEM.sub("", "\n" + text)
+        text = _EXTERNAL_LINK.sub(lambda match: match[1] or HOLE, text)
+        text = _BARE_LINK.sub(HOLE, text)
     if "-{" in text:
         text = _VARIANT.sub(_first_variant, text)
     if "<" in text:
         text = _RAISED.sub(_raised, text)
         text = _TAG.sub(_tag, text)
-    text = _BARE_LINK.sub(HOLE, text)
     if "__" in text:
         text = _MAGIC_WORD.sub(lambda match: "" if match[1].isupper() else match[0], text)
     if HOLE in text:
