@@ -37,6 +37,7 @@ from puna.errors import missing_package
 
 SOURCE = "stackexchange"
 LICENCE = "CC BY-SA"
+SUFFIXES = ("posts.xml", "posts.xml.bz2", "posts.xml.gz", ".7z")
 
 # By number of questions in the dump of 2021-06-07, as counted by the flax-sentence-embeddings data
 # sets on Hugging Face (with a title and a body of 20 characters or more; for ru and pt at least the

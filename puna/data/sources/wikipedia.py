@@ -20,6 +20,7 @@ from puna.data.sources.xml_dump import Damage, Dump, parse
 
 SOURCE = "wikipedia"
 LICENCE = "CC BY-SA"
+SUFFIXES = (".xml", ".bz2", ".gz")  # enwiki-20220601-pages-articles1.xml-p1p41242.bz2 too
 LANGUAGES = "bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk"  # of the paper
 
 # The terms of use changed on that day; revisions before it stay under 3.0 (to which those before
