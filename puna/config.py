@@ -163,14 +163,19 @@ def _meant(key: str, hints: Mapping[str, Any], prefix: str) -> str:
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
-    """`value` as the annotated type; numbers widen from int to float, nothing else is guessed."""
+    """`value` as the annotated type; numbers widen from int to float, nothing else is guessed.
+
+    TOML has no null: a section that may be None is switched off by `false`, on by `true`.
+    """
     if hint is Any:
         return value
     origin = typing.get_origin(hint)
     options = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        inner = [option for option in options if option is not type(None)]
-        return _convert(inner[0], value, where, name)
+        inner = next(option for option in options if option is not type(None))
+        if dataclasses.is_dataclass(inner) and isinstance(value, bool):
+            return _build(inner, {}, where, f"{name}.") if value else None  # type: ignore[arg-type]
+        return _convert(inner, value, where, name)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where, f"{name}.")
     if origin is typing.Literal:

@@ -69,6 +69,11 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def size(path: str) -> int:
+    """The bytes of a file. Raises DataError when there is none."""
+    return find(path)[0].bytes
+
+
 def read_json(path: str) -> dict[str, Any]:
     """A JSON object. Raises DataError for anything else."""
     try:

@@ -98,6 +98,12 @@ class Mixture:
         unique = {name: shards.tokens for name, shards in self.sources.items()}
         return epochs(self.shares, unique, tokens)
 
+    def describe(self, tokens: float) -> str:
+        """Each source's share and how often a run of so many tokens reads it, in a line."""
+        read = self.epochs(tokens)
+        parts = [f"{name} {self.shares[name]:.1%} ({read[name]:.2f} epochs)" for name in read]
+        return ", ".join(parts)
+
 
 def _open(folder: Path, entry: Mapping[str, Any], verify: bool) -> ShardSet:
     """The shards of one entry, which must be those that the mixture was written for."""

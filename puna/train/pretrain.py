@@ -396,12 +396,7 @@ class Trainer:
             f"train on: {epochs:.2f} epochs, {tokens / size:.1f} tokens a parameter"
         )
         if isinstance(self.inputs.train, Mixture):
-            read = self.inputs.train.epochs(tokens)
-            parts = [
-                f"{name} {share:.1%}, {read[name]:.2f} epochs"
-                for name, share in self.inputs.train.shares.items()
-            ]
-            say(f"mixture    {'; '.join(parts)}")
+            say(f"mixture    {self.inputs.train.describe(tokens)}")
         say(
             f"batch      {train.batch_tokens:,} tokens, {self.config.sequences} sequences, "
             f"{self.config.sequences // self.micro_batch} micro-batches; {train.steps} steps"

@@ -26,6 +26,7 @@ from puna.data.build.task import Task, digest_of
 from puna.data.build.work import Build, Options, code_version
 from puna.errors import DataError
 
+PATH_LISTS = (".paths", ".paths.gz")
 ALL = "all"  # the folder of stages over all sources
 
 
@@ -73,7 +74,7 @@ def _known(names: Sequence[str]) -> str:
 def _chain(state: Build, source: Plan) -> Rounds:
     """The rounds of one source, from its input files to its last documents."""
     recipe, strict = state.recipe, state.options.is_strict
-    found = files.find_all(source.inputs)
+    found = _found(source)
     suffixes = stages.suffixes_of(source.reader)
     wanted = {name: one for name, one in found.items() if name.lower().endswith(suffixes)}
     if not wanted:
@@ -102,6 +103,20 @@ def _chain(state: Build, source: Plan) -> Rounds:
     return ready
 
 
+def _found(source: Plan) -> dict[str, files.File]:
+    """The input files by their short names; a list of paths stands for the files it names."""
+    read_paths = stages.paths_reader(source.reader)
+    listed: dict[str, files.File] = {}
+    others = []
+    for path in source.inputs:
+        if not read_paths or not path.endswith(PATH_LISTS):
+            others.append(path)
+            continue
+        with files.open_bytes(path) as file:
+            listed |= {name: files.File(name, 0) for name in read_paths(file, path)}
+    return {**(files.find_all(others) if others else {}), **listed}
+
+
 def _parts(chain: Sequence[Stage], keep: Sequence[str]) -> list[list[Stage]]:
     """The stages that run in one task: up to one that sees all, or whose output is kept.
 
@@ -124,11 +139,12 @@ def _read_tasks(
     groups: list[list[str]] = []
     room = 0
     for name, file in found.items():
-        if not groups or file.bytes > room:
+        size = file.bytes or files.is_url(file.path) * task_bytes  # not known: a large one
+        if not groups or size > room:
             groups.append([])
             room = task_bytes
         groups[-1].append(name)
-        room -= file.bytes
+        room -= size
     return [
         Task(
             f"{documents.__name__}:run",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from puna.config import from_table, nearest
 from puna.data import files
@@ -21,10 +21,17 @@ from puna.data.build.task import Task
 from puna.errors import ConfigError
 
 SOURCES = {
+    "c4": "puna.data.sources.c4",
+    "commoncrawl": "puna.data.sources.commoncrawl",
     "own": "puna.data.sources.own",
+    "stackexchange": "puna.data.sources.stackexchange",
+    "wikipedia": "puna.data.sources.wikipedia",
 }
 STAGES = {
     "exact": "puna.data.dedup.exact_join",
+    "language": "puna.data.language",
+    "lines": "puna.data.dedup.line_rounds",
+    "rules": "puna.data.quality.rules",
 }
 
 # Gives the tasks of a round, gets the files they wrote; what it returns are files of documents.
@@ -70,6 +77,12 @@ def rounds_of(one: Stage) -> Callable[[Sequence[files.File], Any, Context], Roun
 def suffixes_of(reader: Stage) -> tuple[str, ...]:
     """The ends of the names that a source reads, in small letters; any, where it does not say."""
     return tuple(getattr(importlib.import_module(reader.module), "SUFFIXES", ("",)))
+
+
+def paths_reader(reader: Stage) -> Callable[[BinaryIO, str], list[str]] | None:
+    """What a source reads lists of its files with, where it publishes such."""
+    found = getattr(importlib.import_module(reader.module), "read_paths", None)
+    return cast(Callable[[BinaryIO, str], list[str]] | None, found)
 
 
 def _resolve(
