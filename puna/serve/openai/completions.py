@@ -80,6 +80,8 @@ def _own_fields(body: CompletionRequest) -> dict[str, Any]:
         fields["logprobs"] = body.logprobs
         if body.echo:
             fields["prompt_logprobs"] = body.logprobs
+            if limit == 1:  # lm-eval takes the last entry for the token after the prompt, EOS too
+                fields["ignore_eos"] = True
     return fields
 
 
