@@ -1,7 +1,7 @@
 """CCNet's de-duplication of paragraphs (Wenzek et al. 2020, section 3.2), over groups of shards.
 
-A line's key is the first 8 bytes of the SHA-1 of what is left of it: stripped, lower case, digits as
-0, without Unicode punctuation and control characters. A line whose key occurs twice or more in
+A line's key is the first 8 bytes of the SHA-1 of what is left of it: stripped, in lower case, its
+digits as 0, without Unicode punctuation and control characters. A line whose key occurs twice in
 the group is dropped everywhere, so that no copy survives, or all but the first.
 Other than CCNet, empty lines are no lines: they have no key, and stay between the lines kept.
 """
