@@ -54,6 +54,14 @@ def test_answers_stand_by_score_as_numbers_and_then_by_id():
     ]
 
 
+@pytest.mark.parametrize(
+    "body", ["<pre><code>  a = 1\n  b = 2\n</code></pre>", "<blockquote>a</blockquote>"]
+)
+def test_code_and_quotes_begin_on_a_line_of_their_own(body: str):
+    (found,) = documents(question(1), answer(2, 1, body))
+    assert found.text.endswith(("A:\n  a = 1\n  b = 2", "A:\n> a"))
+
+
 def test_the_accepted_answer_can_come_first():
     rows = (question(1, AcceptedAnswerId=3), answer(2, 1, "high", 9), answer(3, 1, "taken", 1))
     (found,) = documents(*rows, settings=Settings(is_accepted_first=True))
@@ -163,10 +171,25 @@ def test_a_row_may_have_an_end_tag():
 # Folder, what became of its rows, the beginning of the SHA-256 over ids and texts, and words of the
 # last document. Rows 1 and 2 of nyu have end tags.
 REAL = [
-    ("TP-XML", {"kept": 556, "post type": 6}, "0814f45cf24bd9d6", "a guide for adding appropriate tags"),
-    ("beer", {"kept": 663, "post type": 119}, "7585224351ec7ec7", "Citra is a registered trademark since 2007"),
-    ("coffee", {"kept": 225, "post type": 40}, "a82142a60f7d871d", "What variables in brewing have the biggest"),
-    ("nyu", {"kept": 264, "post type": 107}, "9ea0e25f9516f513", "    if n % x == 0:"),
+    (
+        "TP-XML",
+        {"kept": 556, "post type": 6},
+        "8ccc71aa9cba206a",
+        "a guide for adding appropriate tags",
+    ),
+    (
+        "beer",
+        {"kept": 663, "post type": 119},
+        "cc3c075670f77a8e",
+        "Citra is a registered trademark since 2007",
+    ),
+    (
+        "coffee",
+        {"kept": 225, "post type": 40},
+        "7dca013cd9594320",
+        "What variables in brewing have the biggest",
+    ),
+    ("nyu", {"kept": 264, "post type": 107}, "1ecb3f0165850f10", "    if n % x == 0:"),
 ]
 
 

@@ -65,6 +65,7 @@ def cleaned(wikitext: str, wiki: Wiki = ENGLISH) -> str:
         ("wool ({{IPAc-en|æ|l|ˈ|p|æ}}; {{audio icon|x}})", "wool (/ælˈpæ/)"),
         ("wool ({{box}}; {{y}}) is warm {{z}}, soft{{citation needed}}.", "wool is warm, soft."),
         ("wool ({{box}}, or ''fleece'') and (fur, {{y}})", "wool (or fleece) and (fur)"),
+        ("{{box}}, [[wool]]\n{{y}} ; warm", "wool\nwarm"),
         ("{{convert|5|km|mi}} {{convert|5|to|10|km|0}} {{cvt|2|sqmi}}", "5 km 5 to 10 km 2 sq mi"),
         ("{{lang|fr|mot}} {{lang-es|lana}} {{lang|ru|text=шерсть}}", "mot lana шерсть"),
         ("{{nowrap|[[a|b]] c}}{{ndash}}{{as of|2010|5|lc=y}}", "b c–as of May 2010"),

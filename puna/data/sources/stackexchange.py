@@ -9,9 +9,9 @@ answers by score (from highest to lowest)." A document is
 
     A: the next one
 
-Scores are compared as numbers, equal ones by the answer's id. Answers lie anywhere after their
-question, so posts are sorted by question: in memory up to `memory_bytes`, beyond it in temporary
-files that are merged.
+where code, a quote or a list begins on the line after `A:`. Scores are compared as numbers, equal
+ones by the answer's id. Answers lie anywhere after their question, so posts are sorted by question:
+in memory up to `memory_bytes`, beyond it in temporary files that are merged.
 """
 
 from __future__ import annotations
@@ -223,13 +223,18 @@ def _document(question: _Post, answers: list[_Post], site: str) -> Document:
     head = f"Q: {question.title}\n\n{question.text}" if question.title else f"Q: {question.text}"
     licences = sorted({post.licence for post in (question, *answers)})
     return Document(
-        text="\n\n".join([head, *(f"A: {post.text}" for post in answers)]),
+        text="\n\n".join([head, *(_answer(post.text) for post in answers)]),
         source=SOURCE,
         licence=", ".join(licences),
         id=f"{site}:{question.id}",
         url=f"https://{site}/questions/{question.id}" if _SITE.fullmatch(site) else "",
         language=_LANGUAGES.get(site, ""),
     )
+
+
+def _answer(text: str) -> str:
+    """An answer under its mark, beside it unless it begins with code, a quote or a list."""
+    return f"A:\n{text}" if text.startswith((" ", ">", "- ", "1. ")) else f"A: {text}"
 
 
 class _Sorter:

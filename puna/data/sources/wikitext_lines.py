@@ -103,7 +103,8 @@ def _joined(left: str, right: str) -> tuple[str, str]:
     if not trimmed or trimmed[0] in ",.;:\n":
         left = left.rstrip(" ")
         is_repeated = left[-1:] in (",", ";", ":") and trimmed[:1] in (",", ";", ".")
-        return left[:-1] if is_repeated else left, trimmed
+        is_first = left[-1:] in ("", "\n")
+        return left[:-1] if is_repeated else left, trimmed.lstrip(",; ") if is_first else trimmed
     return left, trimmed if left[-1:] in ("", " ", "\n") else right
 
 
