@@ -28,9 +28,14 @@ def load(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -
     path = find_recipe(path) if path is not None else None
     table = read_toml(path) if path is not None else {}
     where = str(path) if path is not None else "the defaults"
+    return from_table(kind, overridden(table, overrides), where)
+
+
+def overridden(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The tables with each `a.b=c` put into them. Raises ConfigError for what is no such word."""
     for override in overrides:
-        _apply(table, override, kind)
-    return from_table(kind, table, where)
+        _apply(table, override)
+    return table
 
 
 def find_recipe(path: Path) -> Path:
@@ -106,7 +111,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
-def _apply(table: dict[str, Any], override: str, kind: type) -> None:
+def _apply(table: dict[str, Any], override: str) -> None:
     """Put one `a.b=c` into the tables; `c` is TOML, or a bare string where it is not."""
     key, equals, text = override.partition("=")
     names = [name.strip() for name in key.split(".")]

@@ -6,25 +6,28 @@ import argparse
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from puna.commands import data_build
 from puna.console import Console, human_bytes, table
 from puna.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from puna.data.build.source_text import SourceText
     from puna.data.corpus import Corpus
     from puna.data.document import Dropped
     from puna.data.look import Shown
-    from puna.data.split import Split
+
+Name = TypeVar("Name", bound=str)  # of a split, or of a mixture's source
 
 NAME_COLUMNS = 34  # of a name in a table, so that it fits 80 columns
 EXCERPT_CHARACTERS = 600
 EXAMPLES_SHOWN = 5
 KINDS_SHOWN = 8
 ROWS_SHOWN = 20
+READ = "read."  # what a source's settings begin with
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 RULES = {
     "documents": "held out: every {every}th document, from number {offset} (counted from 0)",
@@ -89,14 +92,20 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
         "Make a corpus: read text files, drop empty and equal documents, hold some out.\n"
         "Read are .txt .md .py (a file is a document), .jsonl .jsonl.gz .jsonl.zst (a\n"
         "line is one; key text or content) and .parquet (a row), all of them UTF-8.\n"
-        "Hidden files, other kinds and what Puna wrote are left alone and counted."
+        "Hidden files, other kinds and what Puna wrote are left alone and counted.\n"
+        "After the name of a public source, PATHs are files, folders, patterns or URLs\n"
+        "of its raw format: commoncrawl, c4, wikipedia, stackexchange, or own."
     )
     parser.epilog = """examples:
   puna data add my_folder --out corpus
   puna data add books notes.md --out corpus --licence "my own"
   puna data add dump.jsonl.zst --out corpus --skip-bad
+  puna data add wikipedia simplewiki-*.xml.bz2 --out corpus
+  puna data add c4 s3://bucket/c4/en --out corpus --set read.filters_rows=true
   puna data add my_folder --out corpus --set heldout_every=100 --replace"""
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="file or folder; a source's name may come first"
+    )
     _add_out(parser, "folder to write the corpus to")
     parser.add_argument(
         "--source", metavar="NAME", help="source of what does not say its own (else the folder)"
@@ -113,31 +122,41 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="heldout_every (20) and heldout_offset (10): which documents are held out",
+        help="heldout_every (20) and heldout_offset (10): which documents are held out; "
+        "read.NAME: a setting of the source",
     )
 
 
 def _configure_report(parser: argparse.ArgumentParser) -> None:
-    parser.description = "What is in a corpus by split, source and licence, and what was dropped."
-    parser.epilog = (
-        "examples:\n  puna data report demo/corpus\n  puna data report demo/corpus --json"
+    parser.description = (
+        "What is in a corpus by split, source and licence, and what was dropped; of a\n"
+        "build, what every stage let through, and its mixture."
     )
-    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder of puna data add")
+    parser.epilog = (
+        "examples:\n  puna data report demo/corpus\n  puna data report corpora/llama1 --json"
+    )
+    parser.add_argument(
+        "corpus", metavar="CORPUS|BUILD", help="folder of puna data add or build, or a URL"
+    )
 
 
 def _configure_look(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Show documents of a corpus or, decoded, of token shards: the beginning of some\n"
-        "chosen by a seed, or one whole. Control characters are shown as escapes."
+        "Show documents of a corpus, of a file that a build's stage left or, decoded, of\n"
+        "token shards: the beginning of some chosen by a seed, or one whole.\n"
+        "Control characters are shown as escapes."
     )
     parser.epilog = """examples:
   puna data look demo/corpus
   puna data look demo/corpus --split heldout --number 5 --seed 7
   puna data look demo/corpus --id 1799-Adams-1.txt
-  puna data look demo/shards --id 0"""
-    parser.add_argument("folder", type=Path, metavar="CORPUS|SHARDS", help="folder to look into")
+  puna data look demo/shards --id 0
+  puna data look corpora/mine --split books --number 5"""
+    parser.add_argument("folder", type=Path, metavar="CORPUS|SHARDS|FILE", help="what to look into")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to show")
-    parser.add_argument("--split", choices=("train", "heldout"), help="only of this split")
+    parser.add_argument(
+        "--split", metavar="NAME", help="only of train or heldout; of a build, of this source"
+    )
     parser.add_argument(
         "--id", metavar="ID", help="this document, whole; in shards its number, from 0"
     )
@@ -165,9 +184,10 @@ def _add(arguments: argparse.Namespace, console: Console) -> None:
     from puna.data.corpus import CorpusConfig, build_corpus
     from puna.data.sources.own import OwnText
 
-    config = recipes.load(CorpusConfig, None, arguments.set)
-    text = OwnText(
-        arguments.paths,
+    overrides = [one for one in arguments.set if not one.startswith(READ)]
+    config = recipes.load(CorpusConfig, None, overrides)
+    text = _source_text(arguments) or OwnText(
+        list(map(Path, arguments.paths)),
         source=arguments.source,
         licence=arguments.licence,
         skip_bad=arguments.skip_bad,
@@ -179,6 +199,25 @@ def _add(arguments: argparse.Namespace, console: Console) -> None:
     _warn_of_gaps(corpus, console)
     record = {"out": str(arguments.out), **corpus.manifest}
     console.result(record, f"{arguments.out}\n{_splits_table(corpus)}")
+
+
+def _source_text(arguments: argparse.Namespace) -> SourceText | None:
+    """The files of a public source, where its name is the first word and no file of that name."""
+    from puna import config as recipes
+    from puna.data.build import stages
+    from puna.data.build.source_text import SourceText
+
+    name, *paths = arguments.paths
+    settings = [one.removeprefix(READ) for one in arguments.set if one.startswith(READ)]
+    if name not in stages.SOURCES or not paths or Path(name).exists():
+        if settings:
+            raise UsageError(f"--set {READ}...: settings of a public source, and none is named")
+        return None
+    if arguments.source or arguments.licence:
+        raise UsageError("--source and --licence are for files of your own")
+    table = recipes.overridden({}, settings)
+    source = stages.source(name, table, "--set read")
+    return SourceText(source, paths, skip_bad=arguments.skip_bad)
 
 
 def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
@@ -200,7 +239,10 @@ def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
 def _report(arguments: argparse.Namespace, console: Console) -> None:
     from puna.data.corpus import open_corpus
 
-    corpus = open_corpus(arguments.corpus)
+    if data_build.is_build(arguments.corpus):
+        data_build.report(arguments.corpus, console)
+        return
+    corpus = open_corpus(Path(arguments.corpus))
     manifest = corpus.manifest
     examples = _first_dropped(corpus)
     record = {**manifest, "dropped_examples": [dataclasses.asdict(item) for item in examples]}
@@ -231,30 +273,52 @@ def _look(arguments: argparse.Namespace, console: Console) -> None:
 
     if arguments.number < 1:
         raise UsageError(f"--number must be at least 1, got {arguments.number}")
-    splits: tuple[Split, ...] = (arguments.split,) if arguments.split else SPLITS
     shown: Iterable[Shown]
-    if (arguments.folder / MANIFEST).is_file():
+    if arguments.folder.is_file():
+        from puna.data.look import find_in_file, sample_file
+
+        if arguments.id is not None:
+            shown = [find_in_file(arguments.folder, arguments.id)]
+        else:
+            shown = sample_file(arguments.folder, arguments.number, arguments.seed)
+    elif _is_corpus(arguments.folder / MANIFEST):
         from puna.data.look import find_in_corpus, sample_corpus
 
         corpus = open_corpus(arguments.folder)
+        splits = _chosen_split(arguments.split, SPLITS)
         if arguments.id is not None:
             shown = [find_in_corpus(corpus, splits, arguments.id)]
         else:
             shown = sample_corpus(corpus, splits, arguments.number, arguments.seed)
     else:
-        shown = _look_at_shards(arguments, splits)
+        shown = _look_at_shards(arguments)
     is_whole = arguments.id is not None
     for item in shown:
         console.result(dataclasses.asdict(item), _page(item, console, is_whole))
 
 
-def _look_at_shards(arguments: argparse.Namespace, splits: tuple[Split, ...]) -> Iterable[Shown]:
-    from puna.data.look import from_shards, open_shards, sample_shards
-    from puna.tokens.tokenizer import Tokenizer
+def _is_corpus(manifest: Path) -> bool:
+    """Whether a manifest is a corpus's; shards have one, too."""
+    from puna.data.corpus import KIND
+
+    return manifest.is_file() and f'"{KIND}"' in manifest.read_text("utf-8", "replace")[:200]
+
+
+def _chosen_split(wanted: str | None, known: Sequence[Name]) -> tuple[Name, ...]:
+    if wanted is None:
+        return tuple(known)
+    if wanted not in known:
+        raise UsageError(f"--split {wanted}: there is none", hint=f"known: {', '.join(known)}")
+    return tuple(one for one in known if one == wanted)
+
+
+def _look_at_shards(arguments: argparse.Namespace) -> Iterable[Shown]:
+    from puna.data.look import from_shards, open_shards, sample_shards, tokenizer_of
 
     every = open_shards(arguments.folder)
+    splits = _chosen_split(arguments.split, list(every))
     shards = {split: every[split] for split in splits}
-    tokenizer = Tokenizer.load(arguments.folder)
+    tokenizer = tokenizer_of(arguments.folder)
     if arguments.id is None:
         return sample_shards(shards, tokenizer, arguments.number, arguments.seed)
     if not arguments.id.isdecimal():

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puna.console import Console, table
+from puna.console import Console, human_bytes, table
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.data.build.executor import Executor
+
+
+REPORT = "report.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +72,29 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with _executor(arguments) as executor:
         record = build(recipe, options, executor, console)
     console.result({"out": out, **record}, f"{out}\n{_mixture_table(record)}")
+
+
+def is_build(folder: str) -> bool:
+    """Whether a folder, here or at a URL, is one that a recipe was built to."""
+    from puna.data import files
+
+    return REPORT in files.in_folder(folder)
+
+
+def report(folder: str, console: Console) -> None:
+    """Tell what each stage of a build let through, and what came of each source."""
+    from puna.data import files
+
+    record = files.read_json(files.join(folder, REPORT))
+    rows = []
+    for name, source in record["sources"].items():
+        for stage in source["stages"]:
+            dropped = sorted(stage["dropped"].items(), key=lambda one: -one[1]["documents"])
+            reasons = ", ".join(f"{reason} {one['documents']:,}" for reason, one in dropped[:3])
+            kept = [f"{stage['documents']:,}", human_bytes(stage["text_bytes"])]
+            rows.append([f"{name} {stage['stage']}", *kept, reasons])
+    funnel = table(["source, stage", "documents", "text", "dropped most"], rows)
+    console.result(record, f"{folder}\n{funnel}\n\n{_mixture_table(record)}")
 
 
 def _executor(arguments: argparse.Namespace) -> Executor:

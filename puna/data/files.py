@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import Any, BinaryIO, cast
 
 from puna import schema
-from puna.errors import DataError, MachineError, missing_package
+from puna.errors import DataError, MachineError, PunaError, missing_package
 
 PARTIAL = ".partial-"
 GLOB = "*?["
@@ -126,7 +126,8 @@ def find(path: str) -> list[File]:
 
     Sorted by name; hidden ones are left out. Raises DataError where there is none.
     """
-    found = _find_remote(path) if is_url(path) else _find_local(path)
+    with _reached(path):
+        found = _find_remote(path) if is_url(path) else _find_local(path)
     if not found:
         raise DataError(f"there is no file {path}", hint="give a file, a folder or a pattern")
     return sorted(found, key=lambda file: file.path)
@@ -134,22 +135,45 @@ def find(path: str) -> list[File]:
 
 def in_folder(folder: str) -> dict[str, File]:
     """The files of a folder, by their name in it; none where there is no folder yet."""
-    if is_url(folder):
-        filesystem, inner = _filesystem(folder)
-        filesystem.invalidate_cache()
-        if not filesystem.isdir(inner):
-            return {}
-        found = [
-            _remote_file(facts, join(folder, name_of(facts["name"])))
-            for facts in filesystem.ls(inner, detail=True)
-            if facts["type"] == "file"
-        ]
-    elif not os.path.isdir(folder):
-        return {}
-    else:
-        with os.scandir(folder) as entries:
-            found = [_local_file(join(folder, one.name)) for one in entries if one.is_file()]
+    with _reached(folder):
+        found = _listed_remote(folder) if is_url(folder) else _listed_local(folder)
     return {name_of(file.path): file for file in found}
+
+
+def _listed_remote(folder: str) -> list[File]:
+    filesystem, inner = _filesystem(folder)
+    filesystem.invalidate_cache()
+    if not filesystem.isdir(inner):
+        return []
+    return [
+        _remote_file(facts, join(folder, name_of(facts["name"])))
+        for facts in filesystem.ls(inner, detail=True)
+        if facts["type"] == "file"
+    ]
+
+
+def _listed_local(folder: str) -> list[File]:
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        return [_local_file(join(folder, one.name)) for one in entries if one.is_file()]
+
+
+@contextmanager
+def _reached(path: str) -> Iterator[None]:
+    """A block in which whatever a file system raises, each its own kinds, becomes a DataError."""
+    try:
+        yield
+    except PunaError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path} cannot be reached: {type(error).__name__}: {error}") from None
+
+
+def require_writable(folder: str) -> None:
+    """Raise DataError for a folder that can only be read."""
+    if folder.startswith(("http://", "https://")):
+        raise DataError(f"{folder} cannot be written: http is read only", hint="give another --out")
 
 
 def sweep(folder: str) -> int:
@@ -204,8 +228,6 @@ def _upload(local: str, path: str) -> None:
     filesystem, inner = _filesystem(path)
     protocols = filesystem.protocol
     names = {protocols} if isinstance(protocols, str) else set(protocols)
-    if names & {"http", "https"}:
-        raise DataError(f"{path} cannot be written: http is read only", hint="give another --out")
     folder = inner.rpartition("/")[0]
     filesystem.makedirs(folder, exist_ok=True)
     if names & _WHOLE_UPLOADS:

@@ -1,4 +1,8 @@
-"""Documents to look at: some chosen by a seed, or one by its id, from a corpus or token shards."""
+"""Documents to look at: some chosen by a seed, or one by its id.
+
+They come from a corpus, from token shards, from a build's mixture of them, or from a file of
+documents such as every stage of a build leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from puna.data.corpus import Corpus
-from puna.data.document import Document
+from puna.data.document import Document, read_documents
 from puna.data.split import SPLITS, Split
 from puna.errors import DataError
+from puna.tokens.mixture import MIXTURE_NAME, Mixture
 from puna.tokens.shards import MANIFEST_NAME, ShardSet
-from puna.tokens.tokenizer import Tokenizer
+from puna.tokens.tokenizer import FILE_NAME, Tokenizer
+
+Place = TypeVar("Place", bound=str)  # a split, or a source of a mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +28,7 @@ class Shown:
     """A document to show. Shards know neither source nor licence, a corpus no tokens."""
 
     id: str
-    split: Split
+    split: str  # or the source, in a mixture
     text: str
     source: str | None = None
     licence: str | None = None
@@ -55,8 +63,17 @@ def find_in_corpus(corpus: Corpus, splits: tuple[Split, ...], document_id: str) 
     )
 
 
-def open_shards(folder: Path) -> dict[Split, ShardSet]:
-    """The shards of each split that `puna data build` wrote. Raises DataError for other folders."""
+def open_shards(folder: Path) -> dict[str, ShardSet]:
+    """The shards of each split, of each source of a mixture, or those in the folder itself.
+
+    Raises DataError for other folders.
+    """
+    if (folder / MIXTURE_NAME).is_file():
+        mixture = Mixture.open(folder)
+        held_out = {"heldout": mixture.heldout} if mixture.heldout else {}
+        return {**mixture.sources, **held_out}
+    if (folder / MANIFEST_NAME).is_file():
+        return {folder.name: ShardSet.open(folder)}
     if not any((folder / split / MANIFEST_NAME).is_file() for split in SPLITS):
         raise DataError(
             f"{folder} should be a corpus or a folder of token shards, found neither",
@@ -65,8 +82,35 @@ def open_shards(folder: Path) -> dict[Split, ShardSet]:
     return {split: ShardSet.open(folder / split) for split in SPLITS}
 
 
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer that lies beside shards or in a folder above. Raises TokenizerError."""
+    places = [folder, *folder.absolute().parents[:2]]
+    return Tokenizer.load(next((one for one in places if (one / FILE_NAME).is_file()), folder))
+
+
+def sample_file(path: Path, number: int, seed: int) -> Iterator[Shown]:
+    """`number` documents of a file of documents, or all where there are fewer, in its order."""
+    draw = random.Random(seed)
+    chosen: list[tuple[int, Document]] = []
+    for index, document in enumerate(read_documents(path)):
+        if len(chosen) < number:
+            chosen.append((index, document))
+        elif (place := draw.randrange(index + 1)) < number:
+            chosen[place] = (index, document)
+    for _, document in sorted(chosen, key=lambda one: one[0]):
+        yield _shown(document, path.name)
+
+
+def find_in_file(path: Path, document_id: str) -> Shown:
+    """The document of this id. Raises DataError when the file has none."""
+    for document in read_documents(path):
+        if document.id == document_id:
+            return _shown(document, path.name)
+    raise DataError(f"{path} has no document {document_id!r}")
+
+
 def sample_shards(
-    shards: Mapping[Split, ShardSet], tokenizer: Tokenizer, number: int, seed: int
+    shards: Mapping[str, ShardSet], tokenizer: Tokenizer, number: int, seed: int
 ) -> Iterator[Shown]:
     """`number` documents decoded from their tokens, with their place in the split as id."""
     counts = {split: shard_set.documents for split, shard_set in shards.items()}
@@ -75,7 +119,7 @@ def sample_shards(
             yield from_shards(shards[split], split, tokenizer, index)
 
 
-def from_shards(shard_set: ShardSet, split: Split, tokenizer: Tokenizer, index: int) -> Shown:
+def from_shards(shard_set: ShardSet, split: str, tokenizer: Tokenizer, index: int) -> Shown:
     """Document `index`, decoded. Raises DataError when there is none, or for another tokenizer."""
     shard_set.require_tokenizer(tokenizer)
     ids = shard_set.document(index)
@@ -83,7 +127,7 @@ def from_shards(shard_set: ShardSet, split: Split, tokenizer: Tokenizer, index: 
     return Shown(id=str(index), split=split, text=text, tokens=len(ids))
 
 
-def _shown(document: Document, split: Split) -> Shown:
+def _shown(document: Document, split: str) -> Shown:
     return Shown(
         id=document.id,
         split=split,
@@ -93,11 +137,11 @@ def _shown(document: Document, split: Split) -> Shown:
     )
 
 
-def _choose(counts: Mapping[Split, int], number: int, seed: int) -> dict[Split, set[int]]:
+def _choose(counts: Mapping[Place, int], number: int, seed: int) -> dict[Place, set[int]]:
     """Numbers of documents in each split; every document is as likely as any other."""
     total = sum(counts.values())
     chosen = random.Random(seed).sample(range(total), min(number, total))
-    result: dict[Split, set[int]] = {}
+    result: dict[Place, set[int]] = {}
     first = 0
     for split, count in counts.items():
         result[split] = {place - first for place in chosen if first <= place < first + count}

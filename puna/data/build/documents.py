@@ -105,8 +105,9 @@ def text_bytes_of(document: Document) -> int:
 
 def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
     """The documents of the input files; what is dropped is counted on the way."""
+    assert chain.source is not None
     for path, name in zip(task.inputs, chain.names, strict=True):
-        for item in _timed(_items(path, name, chain), funnel):
+        for item in _timed(items(chain.source, path, name), funnel):
             if isinstance(item, Document):
                 funnel.keep(item, text_bytes_of(item))
                 yield item
@@ -119,11 +120,11 @@ def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
                 funnel.drop(item)
 
 
-def _items(path: str, name: str, chain: Chain) -> Iterator[Item]:
-    assert chain.source is not None
-    read = importlib.import_module(chain.source.module).read
+def items(source: Stage, path: str, name: str) -> Iterator[Item]:
+    """What a source makes of one input file, known to it by a short name."""
+    read = importlib.import_module(source.module).read
     with files.open_bytes(path) as file:
-        yield from read(file, name, chain.source.settings)
+        yield from read(file, name, source.settings)
 
 
 def _timed(items: Iterator[Item], funnel: Funnel) -> Iterator[Item]:

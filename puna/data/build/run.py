@@ -39,6 +39,7 @@ def build(
     that are missing, for the first damaged item when the build is strict, and for failed tasks.
     """
     began = time.monotonic()
+    files.require_writable(options.out)
     work = recipe.work or files.join(options.out, "work")
     state = Build(recipe, options, executor, console, work)
     plans = _chosen(plan(recipe), options.only)
