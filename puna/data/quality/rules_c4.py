@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain, islice
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from puna.errors import DataError, missing_package
@@ -27,7 +28,9 @@ _POLICIES = (
     "use of cookies",
     "use cookies",
 )
-_LETTERS = re.compile(r"[a-z]+")
+_LETTERS = bytes(byte if chr(byte) in ascii_lowercase else 32 for byte in range(256))
+# Punkt always ends a sentence here: its abbreviations have 7 characters at most.
+_SURE_END = re.compile(r"(?:(?<=[a-z]{8})\.|(?<=[a-z])[?!])\s+[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ def _has_sentences(lines: list[str], wanted: int) -> bool:
     """Whether the lines hold so many sentences; each that is kept has one at least."""
     if len(lines) >= wanted:
         return True
+    ends = chain.from_iterable(map(_SURE_END.finditer, lines))
+    if sum(1 for _ in islice(ends, wanted - len(lines))) == wanted - len(lines):
+        return True
     sentences = chain.from_iterable(map(_punkt().span_tokenize, lines))
     return sum(1 for _ in islice(sentences, wanted)) == wanted
 
@@ -149,14 +155,14 @@ class _BadWords:
 
     def __init__(self, words: list[str]) -> None:
         self.pattern = re.compile(f"[^a-z](?:{'|'.join(map(re.escape, words))})[^a-z]")
-        self._by_first: dict[str, list[str]] = {}  # letters a to z that an entry begins with
+        self._by_first: dict[bytes, list[str]] = {}  # letters a to z that an entry begins with
         for word in words:
-            first = _LETTERS.search(word)
-            self._by_first.setdefault(first[0] if first else "", []).append(word)
+            first, *_ = *_letter_runs(word), b""
+            self._by_first.setdefault(first, []).append(word)
 
     def may_be_in(self, lower: str) -> bool:
         """False where no word of the list is in a text; far faster than the pattern."""
-        found = self._by_first.keys() & {"", *_LETTERS.findall(lower)}
+        found = self._by_first.keys() & {b"", *_letter_runs(lower)}
         return any(word in lower for first in found for word in self._by_first[first])
 
     @staticmethod
@@ -175,6 +181,11 @@ class _BadWords:
         if not words:
             raise DataError(f"the list of bad words {name} is empty", hint='for none: bad_words=""')
         return _BadWords(words)
+
+
+def _letter_runs(lower: str) -> list[bytes]:
+    """The runs of letters from a to z in a text."""
+    return lower.encode("utf-8", "replace").translate(_LETTERS).split()
 
 
 def _ldnoobw() -> Path:
