@@ -17,6 +17,7 @@ from puna import schema
 from puna.errors import ConfigError
 
 Config = TypeVar("Config")
+_RECIPE_FOLDERS = ((), ("recipes",), ("recipes", "data"), ("data",))
 
 
 def load(kind: type[Config], path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -43,11 +44,12 @@ def find_recipe(path: Path) -> Path:
 
     So that `recipes/demo.toml` and `demo.toml` work from any folder, installed or in a clone.
     """
-    if path.exists() or path.is_absolute() or str(path.parent) not in (".", "recipes"):
+    if path.exists() or path.is_absolute() or path.parts[:-1] not in _RECIPE_FOLDERS:
         return path
     package = Path(__file__).resolve().parent
     shipped = package / "recipes"  # in a wheel; in a clone the folder lies beside the package
-    found = (shipped if shipped.is_dir() else package.parent / "recipes") / path.name
+    name = path.relative_to("recipes") if path.parts[0] == "recipes" else path
+    found = (shipped if shipped.is_dir() else package.parent / "recipes") / name
     return found if found.exists() else path
 
 

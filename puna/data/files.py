@@ -266,8 +266,14 @@ def _find_remote(path: str) -> list[File]:
         found = {inner: filesystem.info(inner)}
     else:
         found = filesystem.find(inner, detail=True)
+    whole = path.rstrip("/")
+    inside = inner.strip("/")
+    start = whole.removesuffix(inside) if whole.endswith(inside) else ""
     files = [
-        _remote_file(facts, filesystem.unstrip_protocol(facts["name"])) for facts in found.values()
+        _remote_file(facts, start + facts["name"].lstrip("/"))
+        if start
+        else _remote_file(facts, filesystem.unstrip_protocol(facts["name"]))
+        for facts in found.values()
     ]
     return [file for file in files if not name_of(file.path).startswith(".")]
 
