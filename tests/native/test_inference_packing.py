@@ -66,7 +66,7 @@ def logits_of(isa: str, embedding: PackedMatrix, output: PackedMatrix, norm: flo
     logits = np.empty((vocabulary, vocabulary), dtype=np.float32)
     spans = np.array([[vocabulary, 0, 0]])
     table = np.arange(pages, dtype=np.int32)
-    assert engine.step(ids, spans, table, turns, turns, ids, logits, None, None, None, None)
+    assert engine.step(ids, spans, table, turns, turns, ids, logits, None, None, None, None, None)
     return logits
 
 
