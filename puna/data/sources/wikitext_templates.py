@@ -349,7 +349,7 @@ _TEMPLATES = _named_templates(
         "times, x": _says("×"),
         "minus": _says("−"),
         "degree, deg": _says("°"),
-        "sharp, music|sharp": _says("♯"),
+        "sharp": _says("♯"),
         "flat": _says("♭"),
     }
 )
@@ -373,7 +373,6 @@ def _french() -> dict[str, Render]:
             "n°, numéro, n": _around("no "),
             "m., mme, mlle, dr, pr": _first,
             "terme défini, souligner, incise, petites capitales, pc": _first,
-            "incise ": _around("– ", " –"),
             "heure": _all(" h "),
             "ier": _says("Ier"),
             ",": _nothing,
@@ -387,8 +386,6 @@ def _french() -> dict[str, Render]:
 _OF_LANGUAGE: dict[str, dict[str, Render]] = {
     "fr": _french(),
     "it": _named_templates({"m": _number, "ta": _first, "sp": _says(" ")}),
-    "ru": _named_templates({"s": _around("", " век"), "comment, подсказка, nobr": _first}),
+    "ru": _named_templates({"подсказка, comment": _first}),
     "es": _named_templates({"siglo": _around("siglo "), "esd": _says(" ")}),
-    "de": _named_templates({"nnbsp": _says(" "), "sortkey": _says(""), "ipa": _first}),
-    "pl": _named_templates({"nihongo": _nihongo, "u": _says("")}),
 }
