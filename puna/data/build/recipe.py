@@ -117,6 +117,8 @@ def together(recipe: DataRecipe) -> list[Stage]:
 def _plan(name: str, source: SourceRecipe, recipe: DataRecipe) -> Plan:
     where = f"sources.{name}"
     names = recipe.stages if source.stages is None else source.stages
+    if twice := [one for number, one in enumerate(names) if one in names[:number]]:
+        raise ConfigError(f"{where}: the stage {twice[0]} comes twice")
     _check_settings(source.settings, set(names), f"{where}.settings")
     chain = [
         stages.stage(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from puna.console import Console, human_bytes, human_count, human_duration
@@ -227,7 +228,8 @@ def _over_all(
     places = [file.path.removeprefix(state.work) for file in inputs]
     digest = digest_of(places, stage, state.recipe.seed)
     folder = files.join(state.work, ALL, f"00-{stage.name}-{digest}")
-    rounds = _noted(state, ALL, _rounds(stage, inputs, folder, state.recipe.seed))
+    named = replace(stage, name=f"{stage.name} of all")
+    rounds = _noted(state, ALL, _rounds(named, inputs, folder, state.recipe.seed))
     outputs = iter(_run_all(state, {ALL: rounds})[ALL])
     last = {task.output: task for task in state.tasks.pop(ALL)}
     result = {}

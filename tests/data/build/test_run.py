@@ -123,9 +123,10 @@ def test_texts_of_one_source_that_another_has_are_dropped_over_all_together(reci
     (tree / "notes" / "same.txt").write_text(first.text, "utf-8")
     record = run(recipe, tmp_path / "out", 'together=["exact"]')
     stages = record["sources"]["notes"]["stages"]
-    assert [one["stage"] for one in stages] == ["read", "exact"]
+    assert [one["stage"] for one in stages] == ["read", "exact of all"]
     assert stages[1]["dropped"]["exact duplicate"]["documents"] == 1
-    assert record["sources"]["lines"]["stages"][1]["documents"] == 800  # twice through exact
+    lines = record["sources"]["lines"]["stages"]
+    assert [one["documents"] for one in lines] == [407, 400, 400]
 
 
 def test_one_source_alone_gets_its_shards_and_no_mixture(recipe, tmp_path):
@@ -159,6 +160,7 @@ def test_a_tokenizer_is_trained_on_a_sample_where_none_is_given(recipe, tmp_path
         ("settings.exact.depth=1", r"unknown key depth"),
         ("sources.notes.share=0", "needs a share above 0"),
         ('together=["own"]', "no stage 'own'"),
+        ('stages=["exact", "exact"]', "the stage exact comes twice"),
         ("heldout_every=1", "at least 2"),
     ],
 )
