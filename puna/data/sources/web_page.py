@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 from puna.errors import DataError, missing_package
+
+if TYPE_CHECKING:
+    from resiliparse.parse.html import HTMLTree
 
 # Finding the main content takes time quadratic in the nesting: 1.4 s at 8,000 elements.
 DEEPEST = 1000
@@ -18,6 +22,9 @@ _STEPS = {
     for name in _OPEN_ENDED.split()
     for spelled in (name, f"/{name}", name.upper(), f"/{name.upper()}")
 }
+_BULLET = "\U0010fffd"  # the last code point for private use, which no icon font has
+_LISTED_CHARACTERS = 32 << 20  # lists within lists are read again and again
+_MARKED_NUMBER = re.compile(rf"\d+\. ?{_BULLET}\s*")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _INVISIBLE = str.maketrans({"\xa0": " ", "\xad": None, "\u200b": None, "\ufeff": None, "\0": None})
 
@@ -30,17 +37,46 @@ def page_text(page: bytes, charset: str | None = None, *, is_whole: bool = False
     """
     try:
         from resiliparse.extract.html2text import extract_plain_text
+        from resiliparse.parse.html import HTMLTree
     except ImportError:
         raise missing_package("resiliparse", "data", "reading web pages") from None
     if page.count(b"<") > DEEPEST and _depth(page) > DEEPEST:
         raise DataError(f"its elements nest deeper than {DEEPEST}")
+    tree = HTMLTree.parse(decoded(page, charset, is_html=True))
+    if not is_whole:
+        _guard_lists(tree)
     text = extract_plain_text(
-        decoded(page, charset, is_html=True),
+        tree,
         main_content=not is_whole,
         preserve_formatting=True,
         alt_texts=False,
     )
-    return tidy(text)
+    return tidy(_MARKED_NUMBER.sub("• ", text).replace(_BULLET, ""))
+
+
+def _guard_lists(tree: HTMLTree) -> None:
+    """Make numbered lists of lists of text: of `ul`, many are taken for menus, and lost.
+
+    A list is one of text where at most half of its characters are within links. Its items are
+    marked, to get their bullets back.
+    """
+    body: Any = tree.body
+    characters_left = _LISTED_CHARACTERS
+    for found in body.query_selector_all("ul") if body else ():
+        text = found.text.strip()
+        characters_left -= len(text)
+        if characters_left < 0:
+            return
+        linked_size = sum(len(link.text) for link in found.query_selector_all("a"))
+        if linked_size * 2 > len(text):
+            continue
+        numbered: Any = tree.create_element("ol")
+        found.parent.insert_before(numbered, found)
+        for item in list(found.child_nodes):
+            numbered.append_child(item)
+            if item.tag == "li" and item.first_child:
+                item.insert_before(tree.create_text_node(_BULLET), item.first_child)
+        found.parent.remove_child(found)
 
 
 def decoded(data: bytes, charset: str | None = None, *, is_html: bool = False) -> str:
