@@ -62,12 +62,12 @@ def _guard_lists(tree: HTMLTree) -> None:
     """
     body: Any = tree.body
     characters_left = _LISTED_CHARACTERS
-    for found in body.query_selector_all("ul") if body else ():
+    for found in list(body.get_elements_by_tag_name("ul")) if body else ():
         text = found.text.strip()
         characters_left -= len(text)
         if characters_left < 0:
             return
-        linked_size = sum(len(link.text) for link in found.query_selector_all("a"))
+        linked_size = sum(len(link.text) for link in found.get_elements_by_tag_name("a"))
         if linked_size * 2 > len(text):
             continue
         numbered: Any = tree.create_element("ol")
