@@ -17,7 +17,7 @@ from puna.errors import DataError
 
 @dataclass(frozen=True)
 class Settings:
-    """How long a batch takes, and a folder in which each worker leaves its process id."""
+    """How long a batch takes, and a folder in which workers leave their process id and network."""
 
     seconds: float = 0.0
     folder: str = ""
@@ -26,7 +26,9 @@ class Settings:
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document]:
     """The documents as they are, after a while."""
     if settings.folder:
-        (Path(settings.folder) / str(os.getpid())).touch()
+        network = Path("/proc/self/ns/net")
+        name = os.readlink(network) if network.exists() else "the only one"
+        (Path(settings.folder) / str(os.getpid())).write_text(name)
     time.sleep(settings.seconds)
     return list(documents)
 

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,7 @@ def write_whole(path: str) -> Iterator[BinaryIO]:
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    partial = os.path.join(folder, f".{name}{PARTIAL}{os.getpid()}")
+    partial = os.path.join(folder, _partial_name(name))
     try:
         with open(partial, "wb") as file:
             yield file
@@ -107,6 +108,11 @@ def write_whole(path: str) -> Iterator[BinaryIO]:
     finally:
         if os.path.exists(partial):
             os.unlink(partial)
+
+
+def _partial_name(name: str) -> str:
+    """A name of its own: on shared disks another machine's process may have the same id."""
+    return f".{name}{PARTIAL}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -233,7 +239,7 @@ def _upload(local: str, path: str) -> None:
     if names & _WHOLE_UPLOADS:
         filesystem.put_file(local, inner)
         return
-    partial = f"{folder}/.{name_of(inner)}{PARTIAL}{os.getpid()}"
+    partial = f"{folder}/{_partial_name(name_of(inner))}"
     filesystem.put_file(local, partial)
     filesystem.mv(partial, inner)
 
