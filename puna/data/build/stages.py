@@ -21,6 +21,7 @@ from puna.data.build.task import Task
 from puna.errors import ConfigError
 
 SOURCES = {
+    "arxiv": "puna.data.sources.arxiv",
     "c4": "puna.data.sources.c4",
     "commoncrawl": "puna.data.sources.commoncrawl",
     "own": "puna.data.sources.own",
