@@ -147,7 +147,7 @@ def _apply(apply: Any, stage: Stage, batch: Sequence[Document], funnel: Funnel) 
             funnel.keep(after, text_bytes_of(after))
             kept.append(after)
         else:
-            funnel.drop(after, before.text)
+            funnel.drop(after, before)
     return kept
 
 
@@ -165,7 +165,7 @@ def rewrite(
         for index, before in enumerate(documents):
             after = decide(index, before)
             if isinstance(after, Dropped):
-                funnel.drop(after, before.text)
+                funnel.drop(after, before)
                 continue
             text_bytes = text_bytes_of(after)
             funnel.keep(after, text_bytes)

@@ -53,7 +53,7 @@ def finish(state: Build, ready: Ready) -> Record:
     out = state.options.out
     record = {name: _source_record(state, name, found) for name, found in ready.items()}
     tokenizer = _tokenizer(state, ready, record)
-    found = _tokenise(state, ready, tokenizer)
+    found = _tokenise(state, ready, tokenizer, record)
     whole = set(ready) == set(state.recipe.sources)
     packed = _pack(state, found, tokenizer, whole)
     for name, one in record.items():
@@ -85,6 +85,7 @@ def _source_record(state: Build, name: str, ready: Sequence[files.File]) -> Reco
         "licences": {},
         "core_seconds": round(sum(one["core_seconds"] for one in reports.values()), 2),
         "work_bytes": sum(one["output_bytes"] for one in reports.values()),
+        "peak_bytes": max((one["peak_bytes"] for one in reports.values()), default=0),
     }
     for file in ready:
         add_groups(record["languages"], reports[file.path]["languages"])
@@ -144,8 +145,9 @@ def train(task: Task, output: BinaryIO, report: Record) -> None:
 
 
 def _tokenise(
-    state: Build, ready: Ready, tokenizer: TokeniseSettings
+    state: Build, ready: Ready, tokenizer: TokeniseSettings, record: Mapping[str, Record]
 ) -> dict[str, list[TokenFile]]:
+    """The tokens of each source's files; what they took is noted in the source's record."""
     tasks: dict[str, list[Task]] = {}
     for name, found in ready.items():
         places = [file.path.removeprefix(state.work) for file in found]
@@ -161,13 +163,16 @@ def _tokenise(
             for number, file in enumerate(found)
         ]
     state.run([task for of_source in tasks.values() for task in of_source], "tokenise")
-    return {
-        name: [
+    result = {}
+    for name, of_source in tasks.items():
+        reports, one = _reports(of_source), record[name]
+        one["tokenise_seconds"] = round(sum(report["seconds"] for report in reports), 2)
+        one["peak_bytes"] = max(one["peak_bytes"], *(report["peak_bytes"] for report in reports))
+        result[name] = [
             TokenFile(task.output, report["dtype"], report["vocabulary_size"], report["splits"])
-            for task, report in zip(of_source, _reports(of_source), strict=True)
+            for task, report in zip(of_source, reports, strict=True)
         ]
-        for name, of_source in tasks.items()
-    }
+    return result
 
 
 def _pack(

@@ -3,6 +3,7 @@
 A record of a stage is plain data, in a task's report or in the build's:
   {"stage", "documents", "text_bytes", "seconds",
    "dropped": {reason: {"documents", "text_bytes"}}, "examples": {reason or "kept": [...]}}
+A stage that drops lines has "lines": {"in", "dropped"}, too.
 Records of many tasks add up to one of the same shape, whatever the order.
 """
 
@@ -38,12 +39,13 @@ class Funnel:
         """Count a document that goes on."""
         self.documents += 1
         self.text_bytes += text_bytes
-        self._maybe_show(KEPT, document.id, document.text, "")
+        self._maybe_show(KEPT, document.id, document.text, url=document.url)
 
-    def drop(self, item: Dropped, text: str = "") -> None:
-        """Count one that does not; `text` is what it was, where the item does not say."""
+    def drop(self, item: Dropped, before: Document | None = None) -> None:
+        """Count one that does not; `before` is the document it was, where it was one."""
         _add(self.dropped, item.reason, 1, item.text_bytes)
-        self._maybe_show(item.reason, item.id, item.excerpt or text, item.detail)
+        text, url = (before.text, before.url) if before else ("", "")
+        self._maybe_show(item.reason, item.id, item.excerpt or text, item.detail, url)
         if item.reason == DAMAGED and len(self.places) < PLACES:
             self.places.append({"id": item.id, "detail": item.detail})
 
@@ -59,14 +61,15 @@ class Funnel:
         }
         return {**found, "damaged": self.places} if self.places else found
 
-    def _maybe_show(self, reason: str, name: str, text: str, detail: str) -> None:
+    def _maybe_show(
+        self, reason: str, name: str, text: str, detail: str = "", url: str = ""
+    ) -> None:
         shown = self._examples.setdefault(reason, [])
         key = zlib.crc32(name.encode(), self._start)
         if len(shown) == EXAMPLES and key >= shown[-1]["key"]:
             return
-        shown.append(
-            {"key": key, "id": name, "text": text[:EXCERPT_CHARACTERS], "detail": detail[:200]}
-        )
+        example = {"key": key, "id": name, "text": text[:EXCERPT_CHARACTERS]}
+        shown.append({**example, "detail": detail[:200], "url": url})
         _shorten(shown)
 
 
@@ -99,6 +102,9 @@ def add_stages(records: Iterable[Record]) -> list[Record]:
             shown = into["examples"].setdefault(reason, [])
             shown.extend(examples)
             _shorten(shown)
+        for name, count in record.get("lines", {}).items():
+            lines = into.setdefault("lines", {})
+            lines[name] = lines.get(name, 0) + count
         if places := record.get("damaged"):
             into["damaged"] = [*into.get("damaged", []), *places][:PLACES]
     return list(total.values())

@@ -56,6 +56,7 @@ def build(
     record = finish(state, ready)
     record["seconds"] = round(time.monotonic() - began, 2)
     record["workers"] = executor.workers
+    record["ended"] = round(time.time())  # seconds since 1970
     files.write_json(files.join(options.out, "report.json"), record, "puna.build")
     _say(record, console)
     return record

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from puna.data import files
+from puna.hardware import peak_resident_bytes
 
 REPORT_SUFFIX = ".report.json"
 
@@ -58,6 +59,7 @@ def run_task(task: Task) -> None:
         report["output_bytes"] = output.tell()
         report["seconds"] = round(time.perf_counter() - began, 4)
         report["core_seconds"] = round(time.process_time() - core_began, 4)
+        report["peak_bytes"] = peak_resident_bytes()  # of the process, with its tasks before
         files.write_json(task.report_path, report)
 
 

@@ -105,7 +105,7 @@ def drop(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
 
     funnel = Funnel(settings.stage, settings.seed)
     rewrite(read_all([document_file]), output, report, funnel, decide)
-    report["lines"] = {"in": one.lines_in, "dropped": one.lines_dropped}
+    report["stages"][0]["lines"] = {"in": one.lines_in, "dropped": one.lines_dropped}
 
 
 def _opener(name: str) -> Callable[[], Keys]:
