@@ -22,8 +22,10 @@ _STEPS = {
     for name in _OPEN_ENDED.split()
     for spelled in (name, f"/{name}", name.upper(), f"/{name.upper()}")
 }
+_LINKS = re.compile(r"<a(?:\s[^>]*)?>(.*?)</a>", re.S)
+_TAGS = re.compile(r"<[^>]*>")
 _BULLET = "\U0010fffd"  # the last code point for private use, which no icon font has
-_LISTED_CHARACTERS = 32 << 20  # lists within lists are read again and again
+_LISTED_CHARACTERS = 64 << 20  # lists within lists are read again and again
 _MARKED_NUMBER = re.compile(rf"\d+\. ?{_BULLET}\s*")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _INVISIBLE = str.maketrans({"\xa0": " ", "\xad": None, "\u200b": None, "\ufeff": None, "\0": None})
@@ -63,12 +65,12 @@ def _guard_lists(tree: HTMLTree) -> None:
     body: Any = tree.body
     characters_left = _LISTED_CHARACTERS
     for found in list(body.get_elements_by_tag_name("ul")) if body else ():
-        text = found.text.strip()
-        characters_left -= len(text)
+        markup = found.html  # elements as objects take three times as long
+        characters_left -= len(markup)
         if characters_left < 0:
             return
-        linked_size = sum(len(link.text) for link in found.get_elements_by_tag_name("a"))
-        if linked_size * 2 > len(text):
+        linked = _TAGS.sub("", "".join(_LINKS.findall(markup)))
+        if len(linked) * 2 > len(found.text.strip()):
             continue
         numbered: Any = tree.create_element("ol")
         found.parent.insert_before(numbered, found)
