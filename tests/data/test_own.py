@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from puna.console import silent
 from puna.data.document import Document, Dropped
 from puna.data.sources import own
-from puna.data.sources.own import UNREADABLE, OwnText
+from puna.data.sources.own import UNREADABLE, OwnText, Settings, read
 from puna.errors import DataError
 
 
@@ -257,3 +257,47 @@ def test_bytes_read_grow_to_the_total(write_files):
         assert text.bytes_read <= text.total_bytes
     assert seen == sorted(seen)
     assert text.bytes_read == text.total_bytes
+
+
+def test_rows_of_csv_and_pages_of_html_are_documents(write_files):
+    pytest.importorskip("resiliparse")
+    page = "<html><body><main><p>A page of some words.</p></main></body></html>"
+    folder = write_files(
+        {
+            "a.csv": '\ufefftext,license\n"one, ""two""\nthree",MIT\nfour,\n',
+            "b.html": page,
+            "c.csv": "name\nx\n",
+            "d.csv": 'text\n"cut',
+            "e.csv": b"text\ncaf\xe9\n",
+            "f.csv": "text,license\nonly one\nfine,CC0\n",
+        }
+    )
+    found = list(OwnText([folder], skip_bad=True))
+    kept = [(one.id, one.text, one.licence) for one in found if isinstance(one, Document)]
+    assert kept == [
+        ("a.csv#1", 'one, "two"\nthree', "MIT"),
+        ("a.csv#2", "four", "unknown"),
+        ("b.html", "A page of some words.", "unknown"),
+        ("f.csv#2", "fine", "CC0"),
+    ]
+    wrong = {one.id: one.detail for one in found if isinstance(one, Dropped)}
+    assert "has no column text or content, found name" in wrong["c.csv"]
+    assert "is damaged after row 0: unexpected end of data" in wrong["d.csv"]
+    assert "is damaged after row 0: 'utf-8' codec" in wrong["e.csv"]
+    assert "row 1 should have 2 columns" in wrong["f.csv"]
+
+
+def test_a_source_s_way_in_reads_what_the_folder_s_does(write_files):
+    folder = write_files({"a.txt": "one", "b.jsonl": '{"text": "two"}\n{"text": 3}\n', "c.png": ""})
+    found = []
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            found += read(file, path.name, Settings("mine", "CC0"))
+    assert found[:2] == [
+        Document("one", "mine", "CC0", "a.txt"),
+        Document("two", "mine", "CC0", "b.jsonl#1"),
+    ]
+    assert [(one.id, one.reason) for one in found[2:]] == [
+        ("b.jsonl", "damaged"),
+        ("c.png", "another kind of file"),
+    ]

@@ -1,7 +1,8 @@
 """The text files a user owns, in folders or one by one, as documents.
 
 A `.txt`, `.md` or `.py` is one document, or several of 16 MiB where it is larger; a line of a
-`.jsonl(.gz|.zst)` and a row of a `.parquet` is one. Text is kept as it is (line ends, tabs); only a
+`.jsonl(.gz|.zst)` and a row of a `.parquet` or `.csv` is one. An `.html` page is its main content
+(resiliparse, `puna[data]`). Other text is kept as it is (line ends, tabs); only a
 byte order mark is taken off. Hidden files and folders, and what Puna itself wrote, are not read.
 """
 
@@ -27,8 +28,9 @@ from puna.data.document import (
     read_records,
     to_document,
 )
-from puna.data.sources import RECORD_KIND, RECORD_NAME
+from puna.data.sources import RECORD_KIND, RECORD_NAME, comma_separated
 from puna.data.sources.parquet import read_rows
+from puna.data.sources.web_page import page_text
 from puna.errors import DataError
 
 UNREADABLE = "unreadable"
@@ -261,6 +263,23 @@ def _read_parquet(text_file: TextFile, file: BinaryIO) -> Items:
         yield position, _listed_document(record, text_file, "row", number)
 
 
+def _read_csv(text_file: TextFile, file: BinaryIO) -> Items:
+    for number, record in comma_separated.read_rows(file, str(text_file.path)):
+        yield text_file.bytes, _listed_document(record, text_file, "row", number)
+
+
+def _read_html(text_file: TextFile, file: BinaryIO) -> Items:
+    if text_file.bytes > PART_BYTES:
+        yield text_file.bytes, DataError(f"{text_file.path} is longer than {PART_BYTES >> 20} MiB")
+        return
+    try:
+        text = page_text(file.read())
+        origin = text_file.origin
+        yield text_file.bytes, Document(text, origin.source, origin.licence, text_file.id)
+    except DataError as error:
+        yield text_file.bytes, DataError(f"{text_file.path}: {error.message}", hint=error.hint)
+
+
 def _listed_document(
     record: dict[str, Any] | DataError, text_file: TextFile, kind: str, number: int
 ) -> Document | DataError:
@@ -285,6 +304,9 @@ READERS: dict[str, Reader] = {
     ".jsonl.gz": _read_json_lines,
     ".jsonl.zst": _read_json_lines,
     ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".html": _read_html,
+    ".htm": _read_html,
 }
 
 
