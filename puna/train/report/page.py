@@ -2,69 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from html import escape
-from importlib import resources
 
-import puna
+from puna import page
 from puna.console import human_count, human_duration
 from puna.train.report import charts, figures, sections
 from puna.train.report.charts import Chart
 from puna.train.report.facts import RunFacts
-from puna.train.report.sections import Section
-
-ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" '
-    'rx="7" fill="#0b5fa5"/><path d="M5 8c4 13 9 15 22 16" fill="none" stroke="#fff" '
-    'stroke-width="3" stroke-linecap="round"/></svg>'
-)
 
 
 def render(facts: RunFacts) -> str:
     """The page for a run; the same facts give the same bytes."""
     drawn = figures.all_charts(facts)
-    style = _resource("page.css")
-    script = _resource("page.js")
-    body = "\n".join(
-        [
-            _masthead(facts),
-            _headline(facts),
-            _strip(facts),
-            *map(_section, sections.all_sections(facts, drawn)),
-            _footer(),
-        ]
+    body = [
+        page.masthead("training report", facts.where, sections.started(facts)),
+        _headline(facts),
+        _strip(facts),
+        *map(page.section, sections.all_sections(facts, drawn)),
+        page.footer("metrics.jsonl"),
+    ]
+    return page.html(
+        f"{facts.where} · training report",
+        body,
+        page.resource(__package__, "page.css"),
+        page.resource(__package__, "page.js"),
+        _points(facts, drawn),
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="puna {puna.__version__}">
-<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
-<title>{escape(facts.where)} · training report</title>
-<link rel="icon" href="data:image/svg+xml;base64,{_base64(ICON.encode())}">
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script type="application/json" id="points">{_points(facts, drawn)}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _masthead(facts: RunFacts) -> str:
-    return f"""<header class="masthead">
-<p class="mark"><b>puna</b> training report</p>
-<p class="run">{escape(facts.where)} <span>{escape(sections.started(facts))}</span></p>
-</header>"""
 
 
 def _headline(facts: RunFacts) -> str:
@@ -117,21 +81,9 @@ def _strip(facts: RunFacts) -> str:
         (human_count(tokens), f"tokens in {facts.last_step:,} step{'s' * (facts.last_step != 1)}"),
         (human_duration(metrics.elapsed_seconds), "of training"),
         (f"{metrics.core_seconds:,.0f}", sections.cost_unit(facts)),
-        (escape(metrics.session.device_name), escape(sections.device_words(facts))),
+        (metrics.session.device_name, sections.device_words(facts)),
     ]
-    items = "".join(f"<div><dd>{value}</dd><dt>{label}</dt></div>" for value, label in cells)
-    return f'<dl class="strip">{items}</dl>'
-
-
-def _section(section: Section) -> str:
-    return f"""<section id="{section.key}">
-<div class="aside"><h2>{escape(section.title)}</h2>{section.words}</div>
-<div class="content">{section.content}</div>
-</section>"""
-
-
-def _footer() -> str:
-    return f"<footer>Made by <b>puna</b> {puna.__version__} from metrics.jsonl.</footer>"
+    return page.strip(cells)
 
 
 def _points(facts: RunFacts, drawn: list[Chart]) -> str:
@@ -147,20 +99,3 @@ def _points(facts: RunFacts, drawn: list[Chart]) -> str:
     }
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _policy(script: str) -> str:
-    """A content security policy under which only our own script runs and nothing is fetched."""
-    digest = _base64(hashlib.sha256(script.encode("utf-8")).digest())
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-        f"script-src 'sha256-{digest}'"
-    )
-
-
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")

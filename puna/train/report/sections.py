@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
 import puna
 from puna.console import human_bytes, human_duration
+from puna.page import Section, definitions
 from puna.train.metrics import Sample
 from puna.train.report import figures
 from puna.train.report.charts import Chart, figure
@@ -21,16 +21,6 @@ MOST_SAMPLE_STEPS = 12
 MOST_SAMPLE_CHARACTERS = 900
 MOST_DOCUMENTS = 200
 PIECES_SHOWN = 70
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: words in the margin, content beside them, both HTML."""
-
-    key: str
-    title: str
-    words: str
-    content: str
 
 
 def all_sections(facts: RunFacts, drawn: Sequence[Chart]) -> list[Section]:
@@ -147,7 +137,7 @@ def tokenizer(facts: RunFacts) -> Section | None:
     if facts.tokenizer is None:
         return None
     words = "<p>The model reads and writes pieces of text, not letters.</p>"
-    content = _definitions(tokenizer_facts(facts))
+    content = definitions(tokenizer_facts(facts))
     sample = facts.metrics.samples[-1] if facts.metrics.samples else None
     if sample is not None:
         text = _whole(sample)
@@ -176,7 +166,7 @@ def making(facts: RunFacts) -> Section:
         ("Versions", versions),
     ]
     tables = "".join(
-        f"<div><h3>{title}</h3>{_definitions(rows)}</div>" for title, rows in groups if rows
+        f"<div><h3>{title}</h3>{definitions(rows)}</div>" for title, rows in groups if rows
     )
     commands = [each.command for each in facts.metrics.sessions if each.command]
     lines = [*dict.fromkeys(commands), f"puna report {facts.where}"]
@@ -324,11 +314,6 @@ def _seed(facts: RunFacts) -> str:
     tables = [facts.recipe, *(t for t in facts.recipe.values() if isinstance(t, dict))]
     seeds = [table["seed"] for table in tables if "seed" in table]
     return str(seeds[0]) if seeds else "not recorded"
-
-
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f"<div><dt>{escape(a)}</dt><dd>{escape(b)}</dd></div>" for a, b in rows)
-    return f'<dl class="facts">{items}</dl>'
 
 
 def _scientific(value: float) -> str:
