@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from puna.data.document import DAMAGED, Document, Dropped
-from puna.data.sources.web_page import decoded, page_text, tidy
 from puna.data.sources.warc import Damage, Record, records
+from puna.data.sources.web_page import decoded, page_text, tidy
 from puna.errors import DataError
 
 NAME = "commoncrawl"
