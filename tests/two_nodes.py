@@ -53,7 +53,7 @@ def start(node: str, words: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_for_nodes(folder: Path) -> None:
+def wait_for_nodes(raylets: list[subprocess.Popen[bytes]], folder: Path) -> None:
     """Until Ray says that both are there."""
     script = (
         f"import ray; ray.init(address='{NODES['one']}:{PORT}', log_to_driver=False,"
@@ -62,7 +62,7 @@ def wait_for_nodes(folder: Path) -> None:
     words = ["ip", "netns", "exec", "one", sys.executable, "-c", script]
     ends = time.monotonic() + SECONDS
     while subprocess.run(words, capture_output=True, check=False).returncode:
-        if time.monotonic() > ends:
+        if time.monotonic() > ends or any(one.poll() is not None for one in raylets):
             logs = "\n".join(path.read_text() for path in folder.glob("*.log"))
             sys.exit(f"the cluster did not start:\n{logs}")
         time.sleep(1)
@@ -83,12 +83,11 @@ def main() -> None:
     }
     lay_cable()
     head = ["--head", f"--node-ip-address={NODES['one']}", f"--port={PORT}"]
-    head += ["--include-dashboard=false", f"--temp-dir={folder}/ray"]
-    start("one", head, folder / "one.log")
-    time.sleep(5)
+    head += ["--include-dashboard=false", "--temp-dir=/run/ray"]
+    raylets = [start("one", head, folder / "one.log")]
     node = [f"--address={NODES['one']}:{PORT}", f"--node-ip-address={NODES['two']}"]
-    start("two", node, folder / "two.log")
-    wait_for_nodes(folder)
+    raylets.append(start("two", node, folder / "two.log"))
+    wait_for_nodes(raylets, folder)
     done = subprocess.run(["ip", "netns", "exec", "one", sys.executable, "-c", script], check=False)
     sys.exit(done.returncode)
 
