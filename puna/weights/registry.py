@@ -6,12 +6,12 @@ A name is one of REGISTRY's, `hf:owner/name[@revision]`, or an address https:// 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from puna.config import nearest
+from puna.download import require_safe
 from puna.errors import UsageError
 from puna.model import sizes
 
@@ -178,29 +178,3 @@ def _address(text: str) -> AddressSource:
     if urlsplit(url).scheme.lower() != "file":
         require_safe(url)
     return AddressSource(url, sha256)
-
-
-def require_safe(url: str) -> None:
-    """Refuse an address that is not https, but for http to this machine itself.
-
-    Raises UsageError, also where a redirect leads to such an address.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
-        return
-    raise UsageError(
-        f"models come over https:// or from a file:// address, got {url}",
-        hint="http:// could be changed on its way; it is taken from this machine itself alone",
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine: localhost, 127.0.0.0/8 or ::1."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from file_server import serving
 
+from puna import download as downloads
+from puna.download import Refused, Wanted, copy_local, download
 from puna.errors import CheckpointError, MachineError, UsageError
-from puna.weights import download as downloads
-from puna.weights.download import Refused, Wanted, copy_local, download
 
 CONTENT = random.Random(5).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -133,9 +133,9 @@ def test_another_size_than_promised_is_refused_before_a_byte_is_kept(site, tmp_p
 
 def test_a_server_that_sends_more_than_it_was_asked_for_is_cut_off(site, tmp_path: Path):
     site.has_length = False
-    with pytest.raises(CheckpointError, match="should have 100,000 bytes, the server has 300,000"):
+    with pytest.raises(CheckpointError, match="should have 100,000 bytes, more came"):
         download(wanted(site, size=100_000), tmp_path / "a", Bar())
-    assert (tmp_path / "a.part").stat().st_size <= 120_000
+    assert not (tmp_path / "a.part").exists()
 
 
 def test_a_full_disk_is_found_before_the_first_byte(site, tmp_path: Path, monkeypatch):
