@@ -28,12 +28,9 @@ _LONGEST_HEADER_BYTES = 1 << 20  # of a long name or a list of attributes
 
 # RuntimeError: a packing or a version of zip that is not known, a password.
 BROKEN: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    RuntimeError,
-) + (zlib.error, zipfile.BadZipFile, struct.error)
+    *(OSError, EOFError, ValueError, LookupError, OverflowError, RuntimeError),
+    *(zlib.error, zipfile.BadZipFile, struct.error),
+)
 
 
 class Member(NamedTuple):
@@ -194,7 +191,7 @@ def _zip_members(file: BinaryIO, wanted: Wanted, largest_bytes: int) -> Iterator
             raise ValueError(f"it holds more than {_MOST_MEMBERS} files")
         packed_bytes, total = file.seek(0, io.SEEK_END), 0
         for info in infos:
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
             problem = _zip_problem(info, largest_bytes)
             if problem and (wanted(info.filename) or problem == "a link"):
