@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from puna import schema
 from puna.console import Console
 from puna.data.dedup.exact import drop_duplicates
-from puna.data.document import Document, DocumentWriter, Dropped, read_documents
+from puna.data.document import Document, DocumentWriter, Dropped, drop_empty, read_documents
 from puna.data.split import SPLITS, Split, cut_tails, split_of
 from puna.errors import ConfigError, DataError
 from puna.tokens.fingerprint import TextFingerprint
@@ -28,7 +28,6 @@ from puna.whole_folder import is_free, whole_folder
 KIND = "puna.corpus"
 MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
-EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ def _write_documents(
 ) -> _SplitWriter:
     """Write each document that is not dropped to its split."""
     with _SplitWriter(folder) as kept:
-        for item in drop_duplicates(_drop_empty(documents)):
+        for item in drop_duplicates(drop_empty(documents)):
             if isinstance(item, Dropped):
                 dropped.add(item)
             else:
@@ -257,15 +256,6 @@ def _with_progress(
             reached = source.bytes_read if source else bytes_shown
             bar.update(reached - bytes_shown)
             bytes_shown = reached
-
-
-def _drop_empty(documents: Iterable[Document | Dropped]) -> Iterator[Document | Dropped]:
-    for item in documents:
-        if isinstance(item, Document) and not item.text.strip():
-            text_bytes = len(item.text.encode("utf-8"))
-            yield Dropped(item.id, item.source, EMPTY, text_bytes=text_bytes)
-        else:
-            yield item
 
 
 class _SplitWriter:

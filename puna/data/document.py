@@ -19,6 +19,7 @@ from puna.errors import DataError
 
 UNKNOWN_LICENCE = "unknown"
 DAMAGED = "damaged"  # the reason of what could not be read
+EMPTY = "empty"
 TEXT_KEYS = ("text", "content")
 LICENCE_KEYS = ("licence", "license")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -65,6 +66,16 @@ class Dropped:
     detail: str = ""
     text_bytes: int = 0
     excerpt: str = ""
+
+
+def drop_empty(documents: Iterable[Document | Dropped]) -> Iterator[Document | Dropped]:
+    """The same stream, with a `Dropped` for each document that has no character but spaces."""
+    for item in documents:
+        if isinstance(item, Document) and not item.text.strip():
+            text_bytes = len(item.text.encode("utf-8"))
+            yield Dropped(item.id, item.source, EMPTY, text_bytes=text_bytes)
+        else:
+            yield item
 
 
 def read_documents(

@@ -14,7 +14,14 @@ from typing import Any, BinaryIO
 from puna.data import files
 from puna.data.build.funnel import Funnel, Groups
 from puna.data.build.task import Task
-from puna.data.document import DAMAGED, Document, DocumentWriter, Dropped, documents_of
+from puna.data.document import (
+    DAMAGED,
+    Document,
+    DocumentWriter,
+    Dropped,
+    documents_of,
+    drop_empty,
+)
 from puna.errors import DataError
 
 BATCH_DOCUMENTS = 256
@@ -107,7 +114,7 @@ def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
     """The documents of the input files; what is dropped is counted on the way."""
     assert chain.source is not None
     for path, name in zip(task.inputs, chain.names, strict=True):
-        for item in _timed(items(chain.source, path, name), funnel):
+        for item in drop_empty(_timed(items(chain.source, path, name), funnel)):
             if isinstance(item, Document):
                 funnel.keep(item, text_bytes_of(item))
                 yield item

@@ -47,7 +47,7 @@ class Funnel:
         text, url = (before.text, before.url) if before else ("", "")
         self._maybe_show(item.reason, item.id, item.excerpt or text, item.detail, url)
         if item.reason == DAMAGED and len(self.places) < PLACES:
-            self.places.append({"id": item.id, "detail": item.detail})
+            self.places.append({"id": _whole(item.id), "detail": _whole(item.detail)})
 
     def record(self) -> Record:
         """The counts as plain data."""
@@ -65,11 +65,12 @@ class Funnel:
         self, reason: str, name: str, text: str, detail: str = "", url: str = ""
     ) -> None:
         shown = self._examples.setdefault(reason, [])
+        name = _whole(name)
         key = zlib.crc32(name.encode(), self._start)
         if len(shown) == EXAMPLES and key >= shown[-1]["key"]:
             return
-        example = {"key": key, "id": name, "text": text[:EXCERPT_CHARACTERS]}
-        shown.append({**example, "detail": detail[:200], "url": url})
+        example = {"key": key, "id": name, "text": _whole(text[:EXCERPT_CHARACTERS])}
+        shown.append({**example, "detail": _whole(detail[:200]), "url": _whole(url)})
         _shorten(shown)
 
 
@@ -120,6 +121,11 @@ def _add(groups: dict[str, dict[str, int]], name: str, documents: int, text_byte
     entry = groups.setdefault(name, {"documents": 0, "text_bytes": 0})
     entry["documents"] += documents
     entry["text_bytes"] += text_bytes
+
+
+def _whole(text: str) -> str:
+    """A text as UTF-8 can express it: names in archives hold halves of characters."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _shorten(examples: list[Record]) -> None:

@@ -22,7 +22,6 @@ from puna.errors import ConfigError
 
 SOURCES = {
     "arxiv": "puna.data.sources.arxiv",
-    "arxiv": "puna.data.sources.arxiv",
     "books": "puna.data.sources.books",
     "c4": "puna.data.sources.c4",
     "commoncrawl": "puna.data.sources.commoncrawl",

@@ -106,13 +106,15 @@ def test_what_is_damaged_is_counted_with_its_place_unless_the_build_is_strict(
     broken = (tree / "lines" / "3.jsonl.zst").read_bytes()
     (tree / "lines" / "3.jsonl.zst").write_bytes(broken[: len(broken) // 2])
     (tree / "notes" / "9.txt").write_bytes(b"caf\xe9")
+    (tree / "notes" / "10.txt").write_text(" \n")
     record = run(recipe, tmp_path / "out")
     reading = record["sources"]["lines"]["stages"][0]
     assert reading["dropped"]["damaged"]["documents"] == 1
     assert reading["damaged"] == [{"id": "3.jsonl.zst", "detail": reading["damaged"][0]["detail"]}]
     assert "cut short after line" in reading["damaged"][0]["detail"]
     assert record["sources"]["notes"]["stages"][0]["dropped"] == {
-        "damaged": {"documents": 1, "text_bytes": 0}
+        "damaged": {"documents": 1, "text_bytes": 0},
+        "empty": {"documents": 1, "text_bytes": 2},
     }
     with pytest.raises(DataError, match=r"3\.jsonl\.zst is damaged: .* cut short after line"):
         run(recipe, tmp_path / "strict", is_strict=True)
