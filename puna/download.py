@@ -47,6 +47,7 @@ class Wanted:
     git_blob: str | None = None  # SHA-1 as git makes it, for the hub's small files
     size: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_set_aside: bool = False  # a file with the wrong hash stays, as NAME.wrong
 
     @property
     def has_hash(self) -> bool:
@@ -376,12 +377,22 @@ def _checked(wanted: Wanted, path: Path) -> str:
     found = _digests(path, {"sha256", *(name for name, one in promised.values() if one)})
     for kind, (name, expected) in promised.items():
         if expected is not None and expected.lower() != found[name]:
-            path.unlink()
+            left = _remove(wanted, path)
             raise OtherContent(
                 f"{plain(wanted.url)} should have {kind} {expected}, found {found[name]}",
-                hint="a broken download or another file; it was removed, get it again",
+                hint=f"a broken download or another file; it was {left}, get it again",
             )
     return found["sha256"]
+
+
+def _remove(wanted: Wanted, path: Path) -> str:
+    """Take away a wrong file; what was done with it."""
+    if not wanted.is_set_aside:
+        path.unlink()
+        return "removed"
+    aside = path.with_name(f"{path.name}.wrong")
+    path.replace(aside)
+    return f"renamed to {aside.name}"
 
 
 def _digests(path: Path, names: set[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from puna.errors import SchemaError
 
 VERSIONS = {
     "puna.source": 1,
+    "puna.fetched": 1,
     "puna.corpus": 1,
     "puna.tokenizer": 1,
     "puna.shards": 1,

