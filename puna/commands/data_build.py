@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puna.console import Console, human_bytes, table
+from puna.console import Console, harmless, human_bytes, table
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.data.build.executor import Executor
 
 
-REPORT = "report.json"
+PAGE = "report.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,24 +77,32 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 def is_build(folder: str) -> bool:
     """Whether a folder, here or at a URL, is one that a recipe was built to."""
     from puna.data import files
+    from puna.data.report.facts import REPORT
 
     return REPORT in files.in_folder(folder)
 
 
-def report(folder: str, console: Console) -> None:
-    """Tell what each stage of a build let through, and what came of each source."""
+def report(arguments: argparse.Namespace, console: Console) -> None:
+    """Write the page of a build; tell what each stage let through and what came of each source."""
+    from puna.commands.report import show
     from puna.data import files
+    from puna.data.report import gather, render
 
-    record = files.read_json(files.join(folder, REPORT))
+    facts = gather(arguments.corpus)
+    out = arguments.out or files.join(arguments.corpus, PAGE)
+    content = render(facts).encode("utf-8", "replace")
+    files.write_bytes(out, content)
     rows = []
-    for name, source in record["sources"].items():
-        for stage in source["stages"]:
-            dropped = sorted(stage["dropped"].items(), key=lambda one: -one[1]["documents"])
-            reasons = ", ".join(f"{reason} {one['documents']:,}" for reason, one in dropped[:3])
-            kept = [f"{stage['documents']:,}", human_bytes(stage["text_bytes"])]
-            rows.append([f"{name} {stage['stage']}", *kept, reasons])
+    for step in facts.steps:
+        reasons = [f"{name} {lost.documents:,}" for name, lost in step.dropped.items()]
+        kept = [f"{step.kept.documents:,}", human_bytes(step.kept.text_bytes)]
+        rows.append([f"{step.source} {step.stage}", *kept, ", ".join(reasons[:3])])
     funnel = table(["source, stage", "documents", "text", "dropped most"], rows)
-    console.result(record, f"{folder}\n{funnel}\n\n{_mixture_table(record)}")
+    record = {"report": out, "bytes": len(content), **facts.record}
+    page = f"{out} ({human_bytes(len(content))})"
+    console.result(record, harmless(f"{page}\n{funnel}\n\n{_mixture_table(facts.record)}"))
+    if arguments.open:
+        show(out, console)
 
 
 def _executor(arguments: argparse.Namespace) -> Executor:

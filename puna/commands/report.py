@@ -49,8 +49,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             f"puna evaluate perplexity {arguments.run} --data CORPUS"
         )
     if arguments.open:
-        import webbrowser
-
-        if not webbrowser.open(out.resolve().as_uri()):
-            console.warn(f"found no browser to open {out} with")
+        show(str(out), console)
     return 0
+
+
+def show(page: str, console: Console) -> None:
+    """Open a page, a file here or a URL, in the browser; warn where there is none."""
+    import webbrowser
+
+    if not webbrowser.open(page if "://" in page else Path(page).resolve().as_uri()):
+        console.warn(f"found no browser to open {page} with")

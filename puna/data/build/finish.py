@@ -60,6 +60,7 @@ def finish(state: Build, ready: Ready) -> Record:
         one.update(_token_facts(packed.get(name, {}), found[name]))
     result: Record = {"recipe": to_table(state.recipe), "sources": record}
     if whole:
+        files.write_json(files.join(out, "report.json"), result, "puna.build")  # tells why not
         result["mixture"] = _write_mixture(state, packed, tokenizer)
         recipe = {**schema.stamp("puna.recipe"), **to_table(state.recipe)}
         files.write_bytes(files.join(out, "recipe.toml"), tomli_w.dumps(recipe).encode())

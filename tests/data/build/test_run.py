@@ -14,6 +14,7 @@ from puna.data.build.run import build
 from puna.data.build.tokens import is_held_out
 from puna.data.build.work import Options
 from puna.data.document import Document, read_documents, write_documents
+from puna.data.report import gather, render
 from puna.errors import ConfigError, DataError
 from puna.tokens.mixture import Mixture
 from puna.tokens.shards import ShardSet
@@ -186,6 +187,9 @@ def test_a_source_of_which_nothing_is_left_stops_the_mixture(recipe, tree, tmp_p
     write_documents(tree / "none.jsonl", [Document("", "", "", "")][:0])
     with pytest.raises(DataError, match=r"sources.notes: nothing is left"):
         run(recipe, tmp_path / "out", f'sources.notes.inputs=["{tree}/none.jsonl"]')
+    told = gather(str(tmp_path / "out"))
+    assert [source.kept.documents for source in told.sources] == [400, 0]
+    assert "did not come to its mixture" in render(told)
 
 
 def test_shards_of_a_build_train(recipe, tmp_path):
