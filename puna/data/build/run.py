@@ -82,6 +82,8 @@ def _chain(state: Build, source: Plan) -> Rounds:
     wanted = {name: one for name, one in found.items() if name.lower().endswith(suffixes)}
     if not wanted:
         raise DataError(f"sources.{source.name}: none of {len(found)} files ends as its source's")
+    if others := len(found) - len(wanted):
+        state.console.say(f"{source.name}: {others:,} files of other kinds are left alone")
     state.inputs[source.name] = wanted
     state.sizes.update({file.path: file.bytes for file in wanted.values()})
     versions = [[name, file.bytes, file.version] for name, file in wanted.items()]
