@@ -19,6 +19,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # Requests come from strangers; this is a schema of 1,000 properties, which compiles in 0.1 s.
 LONGEST_SOURCE = 1 << 16
 DEEPEST_SCHEMA = 64
+MOST_OPTIONAL = 500  # the library's row of 2,000 has room for so many, and no more
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Constraint:
     of tokenizer takes a space off the beginning, here too.
 
     Raises ConfigError for another kind, a source that is too long, and a schema that is no JSON
-    object or too deep; what the library thinks of it is known when it is compiled (Engine.grammar).
+    object, too deep, or has too many optional properties in one object; what the library thinks of
+    it is known when it is compiled (Engine.grammar).
     """
 
     kind: Kind
@@ -82,11 +84,27 @@ def _check_schema(source: str) -> None:
         raise ConfigError(f"json_schema should be a JSON object, got {source[:40]}")
     layer: list[Any] = [schema]
     for _depth in range(DEEPEST_SCHEMA):
+        for one in layer:
+            _check_optional(one)
         inner = (one.values() if isinstance(one, dict) else one for one in layer)
         layer = [one for values in inner for one in values if isinstance(one, dict | list)]
         if not layer:
             return
     raise ConfigError(f"json_schema should be nested at most {DEEPEST_SCHEMA} deep")
+
+
+def _check_optional(schema: Any) -> None:
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+        return
+    required = schema.get("required")
+    needed = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
+    count = len(schema["properties"].keys() - needed)
+    if count > MOST_OPTIONAL:
+        raise ConfigError(
+            f"an object of a json_schema should have at most {MOST_OPTIONAL} optional properties, "
+            f"found {count:,}",
+            hint="name those under required that each text shall have",
+        )
 
 
 def _refuse(name: str) -> None:

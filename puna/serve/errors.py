@@ -101,4 +101,5 @@ class ServeError(PunaError):
                 "n_prompt_tokens": error["prompt_tokens"],
                 "n_ctx": error["context_tokens"],
             }
-        return cls(kind, error["message"], hint=error.get("hint"), details=details)
+        hint, param = error.get("hint"), error.get("param")
+        return cls(kind, error["message"], hint=hint, param=param, details=details)

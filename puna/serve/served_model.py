@@ -124,11 +124,16 @@ class ServedModel:
     def texts(self, asked: Message, listener: Listener) -> tuple[list[Text], Message]:
         """The texts that `generate` asks for, and what is said once they wait for their turn."""
         params = sampling_params(asked["params"], asked.get("constraint"))
+        try:
+            params.require_known_ids(self.tokenizer.vocabulary_size)
+        except ConfigError as error:
+            raise ServeError("invalid", error.message, param="logit_bias") from None
         ids = self._prompt_ids(asked["prompt"])
         try:
             texts = self.engine.prepare(ids, params, listener)
         except UsageError as error:
-            raise self._too_long(ids, min(params.max_tokens, 1), error) from None
+            field = "messages" if "messages" in asked["prompt"] else "prompt"
+            raise self._too_long(ids, min(params.max_tokens, 1), error, field) from None
         started: Message = {"prompt_tokens": len(ids), "choices": len(texts)}
         if asked.get("echo_prompt"):
             text = asked["prompt"].get("text")
@@ -143,7 +148,7 @@ class ServedModel:
             return self.engine.prepare_embeddings(prompts, listener)
         except UsageError as error:
             longest = max(prompts, key=len, default=[])
-            raise self._too_long(longest, 0, error) from None
+            raise self._too_long(longest, 0, error, "input") from None
 
     def tokenize(self, asked: Message) -> Message:
         """Ids, and with `with_pieces` what each is."""
@@ -226,13 +231,15 @@ class ServedModel:
             return self.tokenizer.encode(prompt["text"], bos=self.tokenizer.adds_bos)
         return self.tokenizer.encode_chat(self.render(prompt)["text"])
 
-    def _too_long(self, ids: Sequence[int], least: int, error: UsageError) -> PunaError:
-        """The error that says so, where it is what was wrong with the prompt."""
-        kept = self.engine.context_length
+    def _too_long(
+        self, ids: Sequence[int], least: int, error: UsageError, field: str
+    ) -> ServeError:
+        """What was wrong with the prompt in `field`, with its counts where it is too long."""
+        kept, message, hint = self.engine.context_length, error.message, error.hint
         if len(ids) + least <= kept:
-            return error
+            return ServeError("invalid", message, hint=hint, param=field)
         details = {"n_prompt_tokens": len(ids), "n_ctx": kept}
-        return ServeError("context", error.message, hint=error.hint, details=details)
+        return ServeError("context", message, hint=hint, param=field, details=details)
 
     def _describe(self, header: Header, load_seconds: float) -> Message:
         engine, tokenizer, source = self.engine, self.tokenizer, header.source

@@ -52,8 +52,9 @@ To the engine process, in this order; everything after `load` in any order and n
                                                                  are "unavailable" from now on
 
 Where the connection ends, so do the process and all that is under way in it.
-A refusal is {"id": 4, "error": {"kind": "invalid", "message": "...", "hint": null}}; kind is
-invalid, context (with prompt_tokens and context_tokens), busy, unavailable or failed.
+A refusal is {"id": 4, "error": {"kind": "invalid", "message": "...", "hint": null, "param": null}};
+kind is invalid, context (with prompt_tokens and context_tokens), busy, unavailable or failed, and
+param the request's field that is wrong, where one is.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class FrameReader:
 
 def error_message(error: ServeError) -> Message:
     """The error as it is sent; ServeError.from_wire reads it."""
-    message: Message = {"kind": error.kind, "message": error.message, "hint": error.hint}
+    fields = ("kind", "message", "hint", "param")
+    message: Message = {name: getattr(error, name) for name in fields}
     if error.kind == "context":
         message["prompt_tokens"] = error.details["n_prompt_tokens"]
         message["context_tokens"] = error.details["n_ctx"]

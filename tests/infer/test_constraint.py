@@ -7,7 +7,7 @@ import json
 import pytest
 
 from puna.errors import ConfigError
-from puna.infer.constraint import DEEPEST_SCHEMA, LONGEST_SOURCE, Constraint
+from puna.infer.constraint import DEEPEST_SCHEMA, LONGEST_SOURCE, MOST_OPTIONAL, Constraint
 from puna.infer.sampling_params import SamplingParams
 
 
@@ -18,6 +18,11 @@ def nested(depth: int) -> dict:
     return schema
 
 
+def optional(count: int, needed: int = 0) -> dict:
+    names = [f"field_{number}" for number in range(count + needed)]
+    return {"properties": {name: {} for name in names}, "required": names[:needed]}
+
+
 def test_a_request_becomes_a_constraint():
     schema = {"type": "object", "properties": {"é": {"const": 1}}}
     assert json.loads(Constraint.of({"json_schema": schema}).source) == schema
@@ -26,6 +31,7 @@ def test_a_request_becomes_a_constraint():
     assert Constraint.of({"regex": "[ab]+"}) == Constraint("regex", "[ab]+")
     assert SamplingParams(constraint=Constraint("json_object")).constraint is not None
     Constraint.of({"json_schema": nested(DEEPEST_SCHEMA)})
+    Constraint.of({"json_schema": optional(MOST_OPTIONAL, needed=500)})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,7 @@ def test_a_request_becomes_a_constraint():
         ({"json_schema": {"const": float("inf")}}, "json_schema should be JSON: Out of range"),
         ({"json_schema": {"const": b""}}, "json_schema should be JSON: .*bytes"),
         ({"json_schema": nested(DEEPEST_SCHEMA + 1)}, "nested at most 64 deep"),
+        ({"json_schema": {"items": optional(MOST_OPTIONAL + 1)}}, "500 optional .* found 501"),
         ({"json_schema": "[" * 10000 + "]" * 10000}, "json_schema should be "),
     ],
 )

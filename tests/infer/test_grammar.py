@@ -21,7 +21,7 @@ from small_vocabulary import smollm2_gguf
 from tiny_model import tiny_config, write_tokenizer
 
 from puna.errors import ConfigError
-from puna.infer.constraint import LONGEST_SOURCE, Constraint
+from puna.infer.constraint import LONGEST_SOURCE, MOST_OPTIONAL, Constraint
 from puna.infer.engine import Engine, EngineSettings, load_engine
 from puna.infer.grammar import Grammars
 from puna.infer.sampler import TokenCounts, next_token
@@ -283,6 +283,15 @@ def test_a_grammar_that_grows_too_complex_ends_the_text_with_one_error(tiny, mon
     constraint = Constraint("regex", "(a.{9}b|c.{7}d|[e-z ]{20}a)+")
     with pytest.raises(ConfigError, match="cannot be kept to"):
         _texts = [random_text(tiny, grammars, constraint, seed) for seed in range(50)]
+
+
+def test_as_many_optional_properties_as_may_be_asked_for_can_be_written(tiny, tiny_grammars):
+    properties = {f"field_{number}": {"type": "string"} for number in range(MOST_OPTIONAL)}
+    constraint = Constraint.of({"json_schema": {"type": "object", "properties": properties}})
+    text = tiny_grammars.of(constraint).text(tiny.stop_ids)
+    for token in tiny.encode('{"field_0": "', goes_on=True):
+        text.take(token)
+    text.masked(np.zeros(tiny.vocabulary_size, np.float32))
 
 
 def make(tokenizer: Tokenizer) -> Engine:

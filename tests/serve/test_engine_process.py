@@ -218,6 +218,8 @@ def test_what_a_sender_did_wrong_is_one_clear_error(model):
     for name, error in asyncio.run(main()).items():
         assert (error.kind, error.status) == ("invalid", 400), name
         assert WRONG[name][1] in error.text, name
+        if "beyond the vocabulary" in name:
+            assert error.param == ("prompt" if "ids" in name else "logit_bias")
 
 
 def test_a_prompt_that_is_too_long_says_how_long_it_is(model):
@@ -232,6 +234,7 @@ def test_a_prompt_that_is_too_long_says_how_long_it_is(model):
 
     generated, embedded = asyncio.run(main())
     assert (generated.kind, embedded.kind) == ("context", "context")
+    assert (generated.param, embedded.param) == ("prompt", "input")
     assert generated.details == {"n_prompt_tokens": 2048, "n_ctx": 2048}
     assert embedded.details == {"n_prompt_tokens": 2049, "n_ctx": 2048}
 

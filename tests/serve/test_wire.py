@@ -69,9 +69,13 @@ def test_a_message_that_is_too_long_is_not_sent(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["invalid", "busy", "failed", "unavailable"])
 def test_an_error_arrives_as_it_was_sent(kind):
-    sent = ServeError(kind, "it is so", hint="do this")
+    sent = ServeError(kind, "it is so", hint="do this", param="prompt")
     found = ServeError.from_wire(json.loads(json.dumps(error_message(sent))))
-    assert (found.kind, found.text, found.status) == (kind, sent.text, sent.status)
+    assert (found.kind, found.status, found.openai_body()) == (
+        kind,
+        sent.status,
+        sent.openai_body(),
+    )
 
 
 def test_a_prompt_that_is_too_long_keeps_its_numbers():
