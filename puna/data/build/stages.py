@@ -25,6 +25,7 @@ SOURCES = {
     "books": "puna.data.sources.books",
     "c4": "puna.data.sources.c4",
     "commoncrawl": "puna.data.sources.commoncrawl",
+    "github": "puna.data.sources.github",
     "own": "puna.data.sources.own",
     "stackexchange": "puna.data.sources.stackexchange",
     "wikipedia": "puna.data.sources.wikipedia",
