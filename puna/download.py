@@ -107,7 +107,7 @@ def read_small(url: str, most_bytes: int, manner: Manner) -> tuple[bytes, Mappin
 
     def attempt() -> tuple[bytes, Mapping[str, str]]:
         with _open(url, {}) as response:
-            content = b""
+            content = bytearray()
             while chunk := _read(response):
                 manner.took(len(chunk))
                 content += chunk
@@ -119,7 +119,7 @@ def read_small(url: str, most_bytes: int, manner: Manner) -> tuple[bytes, Mappin
             _begin, total = _span(response)
             if total is not None and len(content) != total:
                 raise _Broken(f"{len(content):,} of {total:,} bytes came")
-            return content, dict(response.headers)
+            return bytes(content), dict(response.headers)
 
     return persistently(url, manner, attempt, lambda: 0)
 
@@ -238,6 +238,8 @@ def _attempt(wanted: Wanted, part: Path, tag: Path, bar: ProgressBar, manner: Ma
             _store(_Incoming(wanted.url, response, manner, bar), part, begin, total)
         except BaseException:
             bar.update(-_size_of(part)())  # the next attempt counts it again
+            if not part.exists():
+                tag.unlink()
             raise
 
 

@@ -21,6 +21,9 @@ class Site:
     files: dict[str, bytes] = field(default_factory=dict)  # path -> content
     redirects: dict[str, str] = field(default_factory=dict)  # path -> address
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
+    failures: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)  # first
+    earlier: dict[str, list[bytes]] = field(default_factory=dict)  # other contents, sent first
+    endless: set[str] = field(default_factory=set)  # paths whose content never ends
     break_after: list[int] = field(default_factory=list)  # bytes sent before each early end
     has_marks: bool = True
     has_ranges: bool = True
@@ -55,7 +58,14 @@ class Handler(BaseHTTPRequestHandler):
         site: Site = self.server.site
         path = self.path.partition("?")[0]
         site.requests.append((path, {name.lower(): value for name, value in self.headers.items()}))
-        if path in site.answers:
+        if site.failures.get(path):
+            status, headers = site.failures[path].pop(0)
+            self._answer(status, headers, b"not now")
+        elif path in site.endless:
+            self._send_without_end()
+        elif site.earlier.get(path):
+            self._send_file(site, site.earlier[path].pop(0))
+        elif path in site.answers:
             self._answer(*site.answers[path])
         elif path in site.redirects:
             self._answer(302, {"Location": site.redirects[path]}, b"")
@@ -94,6 +104,16 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: site.break_after.pop(0)]
         self.wfile.write(body)
         self.close_connection = True
+
+    def _send_without_end(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        try:
+            while True:
+                self.wfile.write(bytes(1 << 16))
+        except OSError:
+            return
 
     def log_message(self, *_arguments: Any) -> None:
         """Say nothing."""

@@ -22,6 +22,7 @@ from puna.download import Wanted
 from puna.errors import MachineError
 
 MANIFEST = "src/arXiv_src_manifest.xml"
+REGION = "us-east-1"
 SIGNED_SECONDS = 6 * 3600  # that an address works; the same command signs anew
 DOLLARS_A_GIGABYTE = 0.09  # Amazon's list price out of us-east-1 for the first 10 TB a month
 
@@ -32,7 +33,7 @@ def by_hand(choice: Choice) -> str | None:
     """What to type where nobody said who pays; None where it was said."""
     if choice.pays:
         return None
-    return f"""arXiv's sources lie on Amazon S3 in us-east-1, and who asks pays the transfer: about
+    return f"""arXiv's sources lie on Amazon S3 in {REGION}, and who asks pays the transfer: about
 ${DOLLARS_A_GIGABYTE} a GB out of Amazon, less inside it; Amazon's price list decides.
 With an account of Amazon's and its keys on this machine:
 
@@ -79,7 +80,12 @@ def _signed(bucket: str, path: str) -> str:
     try:
         import fsspec
 
-        system = fsspec.filesystem("s3", requester_pays=True)
+        system = fsspec.filesystem(
+            "s3",
+            requester_pays=True,
+            client_kwargs={"region_name": REGION},
+            config_kwargs={"signature_version": "s3v4"},
+        )
     except ImportError as error:
         raise MachineError(f"arXiv on Amazon S3: {error}", hint="pip install s3fs") from None
     try:

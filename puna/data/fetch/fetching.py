@@ -159,6 +159,8 @@ class Connections:
                 self._done.put(None)
                 return
             except Exception as error:
+                if not _is_of_one_file(error):
+                    self._manner.stop()
                 self._done.put(_Came(listed, error=error))
 
 
@@ -188,12 +190,18 @@ def _note(came: _Came, outcome: Outcome, ledger: Ledger, folder: Path) -> None:
         ledger.add(came.listed, came.sha256)
         outcome.fetched += 1
         outcome.bytes += (folder / name).stat().st_size
-    elif isinstance(error, Refused) and error.status in GONE:
-        outcome.missing.append(name)
+    elif not _is_of_one_file(error):
+        raise error
     elif isinstance(error, OtherContent):
         outcome.wrong[name] = error.message
     else:
-        raise error
+        outcome.missing.append(name)
+
+
+def _is_of_one_file(error: Exception) -> bool:
+    """Whether an error tells of its file alone, so that the others may go on."""
+    is_gone = isinstance(error, Refused) and error.status in GONE
+    return is_gone or isinstance(error, OtherContent)
 
 
 def _bring(listed: Listed, folder: Path, bar: ProgressBar, manner: Manner) -> str:

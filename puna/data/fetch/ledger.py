@@ -28,6 +28,7 @@ class Ledger:
         self._path = folder / NAME
         self._head = {**schema.stamp(KIND), "source": source, "licence": licence}
         self._files: dict[str, dict[str, Any]] = {}
+        self._is_cut = False  # whether a kill left the last line without its end
         if self._path.exists():
             self._read(source)
 
@@ -65,11 +66,15 @@ class Ledger:
         )
 
     def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, ensure_ascii=False) + "\n"
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(f"\n{line}" if self._is_cut else line)
+        self._is_cut = False
 
     def _read(self, source: str) -> None:
-        lines = self._path.read_text("utf-8", "replace").splitlines()
+        text = self._path.read_text("utf-8", "replace")
+        self._is_cut = not text.endswith("\n")
+        lines = text.splitlines()
         head = _parsed(lines[0]) if lines else {}
         schema.check(head, KIND, self._path)
         if head.get("source") != source:
