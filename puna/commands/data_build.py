@@ -91,6 +91,7 @@ def report(arguments: argparse.Namespace, console: Console) -> None:
     facts = gather(arguments.corpus)
     out = arguments.out or files.join(arguments.corpus, PAGE)
     content = render(facts).encode("utf-8", "replace")
+    files.require_writable(out)
     files.write_bytes(out, content)
     rows = []
     for step in facts.steps:

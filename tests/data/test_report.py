@@ -5,12 +5,14 @@ import json
 import re
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
 from html_page import Page
 from token_texts import documents
 
+from puna import cli
 from puna.console import human_bytes, human_count, silent
 from puna.data.build import recipe as recipes
 from puna.data.build.executor import Here
@@ -271,6 +273,36 @@ def test_what_is_no_build_is_one_clear_error(tmp_path, text, kind, message):
         (tmp_path / "report.json").write_text(text)
     with pytest.raises(kind, match=message):
         gather(str(tmp_path))
+
+
+def test_the_command_writes_the_page_and_prints_the_same_numbers(
+    built, record, tmp_path, capsys, monkeypatch
+):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+    assert cli.main(["data", "report", str(built)]) == 0
+    assert capsys.readouterr().out.startswith(f"{built}/report.html (")
+    page = built / "report.html"
+    assert page.read_text("utf-8") == render(gather(str(built)))
+    out = tmp_path / "pages" / "today.html"
+    words = ["data", "report", str(built), "--out", str(out), "--open", "--json"]
+    assert cli.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"report": str(out), "bytes": out.stat().st_size} | record
+    assert opened == [out.as_uri()]
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_error(built, tmp_path, capsys):
+    assert cli.main(["data", "report", str(built), "--out", str(tmp_path)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert cli.main(["data", "report", str(built), "--out", "https://example.org/x"]) == 1
+    assert "http is read only" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_corpus_has_no_page(tmp_path, capsys):
+    assert cli.main(["data", "report", str(tmp_path), "--out", "page.html"]) == 2
+    assert "are for a build" in capsys.readouterr().err
 
 
 def test_a_report_is_made_without_torch():

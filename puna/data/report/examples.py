@@ -18,10 +18,15 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 Place = tuple[str, str, str]  # source, stage, reason
 
 
-def shown(text: str, most: int = NAME_CHARACTERS) -> str:
-    """Any text as HTML: cut at `most` characters, control characters as their pictures."""
+def visible(text: str, most: int = NAME_CHARACTERS) -> str:
+    """Any text cut at `most` characters, control characters as their pictures."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
-    return escape(UNSEEN.sub(lambda one: chr(0x2400 + min(ord(one[0]), 0x21)), cut))
+    return UNSEEN.sub(lambda one: chr(0x2400 + min(ord(one[0]), 0x21)), cut)
+
+
+def shown(text: str, most: int = NAME_CHARACTERS) -> str:
+    """What is visible of a text, as HTML."""
+    return escape(visible(text, most))
 
 
 def choose(
@@ -31,16 +36,16 @@ def choose(
 
     First comes one of each, then a second one; what does not fit into `room_bytes` is left out.
     """
+    places = [(step, reason) for step in steps for reason in [KEPT, *list(step.dropped)[:reasons]]]
     chosen: dict[Place, list[str]] = {}
     for number in range(EXAMPLES):
-        for step in steps:
-            for reason in [KEPT, *list(step.dropped)[:reasons]]:
-                found = step.examples.get(reason, [])[number : number + 1]
-                written = "".join(map(_example, found))
-                size = len(written.encode("utf-8", "replace"))
-                if 0 < size <= room_bytes:
-                    room_bytes -= size
-                    chosen.setdefault((step.source, step.stage, reason), []).append(written)
+        for step, reason in places:
+            found = step.examples.get(reason, [])[number : number + 1]
+            written = "".join(map(_example, found))
+            size = len(written.encode("utf-8", "replace"))
+            if 0 < size <= room_bytes:
+                room_bytes -= size
+                chosen.setdefault((step.source, step.stage, reason), []).append(written)
     return chosen
 
 

@@ -10,7 +10,7 @@ import tomli_w
 
 from puna.console import human_bytes, human_count, human_duration
 from puna.data.build.funnel import KEPT
-from puna.data.report.examples import Place, choose, shown
+from puna.data.report.examples import Place, choose, shown, visible
 from puna.data.report.facts import BuildFacts, Count, SourceFacts, Step
 from puna.page import Section, definitions
 
@@ -92,7 +92,7 @@ def source(number: int, one: SourceFacts, examples: Examples) -> Section:
         f"documents to train on; {one.heldout_tokens:,} of {one.heldout.documents:,} held out"
         "</small></h3></div>"
     )
-    return Section(f"source-{number}", "", f"<h2>{shown(one.name)}</h2>{words}", stages + tokens)
+    return Section(f"source-{number}", visible(one.name), words, stages + tokens)
 
 
 def _stage(step: Step, most: int, is_end: bool, examples: Examples) -> str:
@@ -318,9 +318,10 @@ def _bar(part: float, whole: float, kind: str = "kept") -> str:
 
 def _table(heading: Sequence[str], rows: str, kind: str = "") -> str:
     cells = "".join(f'<th scope="col">{title}</th>' for title in heading)
+    label = f"table: {', '.join(filter(None, heading))}"
     return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table class="{kind}"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
