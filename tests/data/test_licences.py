@@ -1,5 +1,6 @@
 """Which licence a text is, and headers that go: by variants of each family, and Debian's copies."""
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,23 @@ def test_what_goes_is_comment_and_nothing_raises(text: str, extension: str):
     assert len(found) <= len(text) + 1
     if "Copyright" not in text:
         assert found == text
+
+
+def licences_of_installed() -> list[tuple[str, str, str]]:
+    """Name, declared licence (SPDX) and our reading of each package that declares one of ours."""
+    found = []
+    for package in importlib.metadata.distributions():
+        declared = package.metadata.get("License-Expression", "")
+        files = [one for one in package.files or () if is_licence_file(one.name)]
+        own = [one for one in files if ".dist-info" in str(one) and one.locate().is_file()]
+        if len(own) == 1 and declared in ("MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause"):
+            text = Path(str(own[0].locate())).read_text(encoding="utf-8", errors="replace")
+            found.append((package.name, declared, licence_of(text)))
+    return found
+
+
+def test_installed_packages_are_what_they_declare():
+    found = licences_of_installed()
+    known = [(name, declared, ours) for name, declared, ours in found if ours not in ("", "other")]
+    assert [one for one in known if one[1] != one[2]] == []
+    assert len(known) > 0.75 * len(found), [one for one in found if one not in known]

@@ -17,6 +17,9 @@ _WORD = re.compile(r"\\([a-zA-Z]+|[^a-zA-Z])", re.S)
 _COMMANDS = {"newcommand", "renewcommand", "providecommand", "DeclareRobustCommand"}
 _DEFINITIONS = {"def", "gdef", "edef", "xdef"}
 _ENVIRONMENTS = {"newenvironment", "renewenvironment"}
+_DOCUMENT_COMMANDS = {"NewDocumentCommand", "RenewDocumentCommand", "DeclareDocumentCommand"}
+_DEFINING = _COMMANDS | _DEFINITIONS | _ENVIRONMENTS | _DOCUMENT_COMMANDS
+_DEFINING |= {"let", "DeclareMathOperator"}
 _NAME = r"(?:\{\s*\\([a-zA-Z@]+|[^a-zA-Z])\s*\}|\\([a-zA-Z@]+|[^a-zA-Z]))"
 _HEAD = re.compile(rf"\s*\*?\s*{_NAME}\s*(?:\[([0-9])\])?\s*", re.S)
 _DEF_HEAD = re.compile(r"\s*\\([a-zA-Z@]+|[^a-zA-Z])([^{}\\]*)", re.S)
@@ -114,6 +117,7 @@ class _Expansion:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.macros: dict[str, _Macro] = {}
+        self.active = set(_DEFINING)  # begin and end too, once there are environments
 
     def run(self, text: str, depth: int) -> str:
         """The text expanded; `depth` arguments lie around it."""
@@ -121,7 +125,7 @@ class _Expansion:
         parts: list[str] = []
         while frames:
             frame = frames[-1]
-            found = _WORD.search(frame.text, frame.position)
+            found = self._next(frame)
             _append(parts, frame.text[frame.position : found.start() if found else None])
             if found is None:
                 frames.pop()
@@ -139,6 +143,13 @@ class _Expansion:
             else:
                 frames.append(_Frame(expansion, name))
         return "".join(parts)
+
+    def _next(self, frame: _Frame) -> re.Match[str] | None:
+        """The next command that is a macro or defines one."""
+        for found in _WORD.finditer(frame.text, frame.position):
+            if found[1] in self.macros or found[1] in self.active:
+                return found
+        return None
 
     def _called(self, frame: _Frame, word: str) -> str:
         r"""The name in `macros`; for \begin and \end it has the environment's, which is read."""
@@ -186,7 +197,7 @@ class _Expansion:
             found = self._let(frame)
         elif word == "DeclareMathOperator":
             found = _operator(frame)
-        elif word in ("NewDocumentCommand", "RenewDocumentCommand", "DeclareDocumentCommand"):
+        elif word in _DOCUMENT_COMMANDS:
             found = _document_command(frame)
         elif word in _ENVIRONMENTS:
             return self._environment(frame, begin, parts)
@@ -228,6 +239,7 @@ class _Expansion:
             for name in names:
                 self.macros.pop(name, None)
         else:
+            self.active |= {"begin", "end"}
             self.macros.update(zip(names, (opens, closes), strict=True))
         return True
 
