@@ -138,6 +138,14 @@ def test_the_system_prompt_and_the_sampling_go_along(open_page: Open):
     assert page.get_by_role("spinbutton", name="Temperature").input_value() == "0.2"
 
 
+def test_a_full_context_says_what_to_do(open_page: Open):
+    page = open_page(pool_of())
+    send(page, "x" * CONTEXT_TOKENS)
+    said = page.locator(".message.assistant").get_by_role("alert")
+    said.filter(has_text="Begin a new one, or edit an earlier message").wait_for()
+    page.watch.forgive("400")
+
+
 def test_conversations_are_exported_and_imported_searched_and_deleted(
     open_page: Open, tmp_path: Path
 ):

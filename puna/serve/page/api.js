@@ -4,9 +4,10 @@ import { recall, remember } from "./store.js";
 
 /** What the server answered instead of what was asked for; `status` 0: it did not answer. */
 export class ApiError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, code = null) {
     super(message.charAt(0).toUpperCase() + message.slice(1)); // the server's begin small
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -31,17 +32,18 @@ async function ask(path, { body, signal } = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server does not answer. Is `puna serve` still running?");
   }
-  if (!response.ok) throw new ApiError(await refusal(response), response.status);
+  if (!response.ok) throw await refusal(response);
   return response;
 }
 
 async function refusal(response) {
+  const { status } = response;
   const text = await response.text();
   try {
     const { error } = JSON.parse(text);
-    return error.message ?? String(error);
+    return new ApiError(error.message ?? String(error), status, error.code);
   } catch {
-    return text.slice(0, 300) || `The server answered ${response.status}`;
+    return new ApiError(text.slice(0, 300) || `The server answered ${status}`, status);
   }
 }
 

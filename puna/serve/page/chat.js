@@ -11,6 +11,8 @@ import { samplingControls } from "./sampling.js";
 import { notice } from "./notice.js";
 import { Answer } from "./stream.js";
 
+const full = "This conversation fills the model's context. Begin a new one, or edit an earlier "
+  + "message: what came after it stays in a branch of its own.";
 const ideas = [
   ["Explain", "Why is the sky blue? Explain it to a child of ten."],
   ["Write", "Write a short poem about a llama in the high grassland."],
@@ -225,7 +227,7 @@ export class Chat {
       reply.stats = await answer.finished;
       reply.finish = reply.stats.finish;
     } catch (error) {
-      reply.error = error.message;
+      reply.error = error.code === "context_length_exceeded" ? full : error.message;
       if (error.status === 401) notice.askForKey(error.message);
     }
     if (this.answer === answer) {

@@ -111,14 +111,14 @@ export class ChatList {
     field.select();
   }
 
-  /** Delete it; until another is opened that can be undone. */
-  remove(conversation) {
+  /** Delete it, in the browser before on the screen; until another is opened it can be undone. */
+  async remove(conversation) {
     const { id } = conversation;
     this.deleted.add(id);
+    await store.deleteConversation(id).catch(this.acts.failed);
     this.all = this.all.filter((one) => one.id !== id);
     this.draw();
     this.acts.removed(id);
-    store.deleteConversation(id).catch(this.acts.failed);
     const back = () => {
       this.deleted.delete(id);
       this.undo.hidden = true;
