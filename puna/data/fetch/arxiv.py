@@ -23,6 +23,7 @@ from puna.errors import MachineError
 
 MANIFEST = "src/arXiv_src_manifest.xml"
 REGION = "us-east-1"
+PAYS = {"x-amz-request-payer": "requester"}  # a part of what is signed
 SIGNED_SECONDS = 6 * 3600  # that an address works; the same command signs anew
 DOLLARS_A_GIGABYTE = 0.09  # Amazon's list price out of us-east-1 for the first 10 TB a month
 
@@ -60,10 +61,11 @@ def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
     sign = partial(_signed, choice.base)
     place = choice.list_at or sign(MANIFEST)
     shown = choice.list_at or MANIFEST
-    for row in xml_rows(lists.read(place), "file", shown):
+    for row in xml_rows(lists.read(place, PAYS), "file", shown):
         if not months or row.get("yymm") in months:
             path = require_name(row.get("filename", ""), shown)
-            wanted = Wanted(sign(path), md5=row.get("md5sum"), size=number(row.get("size")))
+            size = number(row.get("size"))
+            wanted = Wanted(sign(path), md5=row.get("md5sum"), size=size, headers=PAYS)
             yield Listed(path.rpartition("/")[2], wanted)
 
 

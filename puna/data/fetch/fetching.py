@@ -107,7 +107,7 @@ def estimate(files: Sequence[Listed]) -> tuple[int, float]:
 
     Where the list gives no sizes, all are taken to be like the first.
     """
-    rate, size = measure(files[0].wanted.url, SAMPLE_BYTES, SAMPLE_SECONDS)
+    rate, size = measure(files[0].wanted, SAMPLE_BYTES, SAMPLE_SECONDS)
     known = bytes_of(files)
     return known if known is not None else (size or 0) * len(files), rate
 

@@ -44,7 +44,7 @@ or --list FILE with one a line."""
 
 
 def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
-    """The archive of each repository named, or in the list, as OWNER/NAME.tar.gz.
+    """The archive of each repository named, or in the list, as OWNER_NAME.tar.gz.
 
     Raises UsageError for what is no repository's name.
     """
@@ -61,5 +61,5 @@ def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
         repository, revision = match[1], match[2] or "HEAD"
         suffix = f"@{revision.replace('/', '+')}" if match[2] else ""
         url = address(choice.base, repository, "archive", f"{revision}.tar.gz")
-        name = require_name(f"{repository}{suffix}.tar.gz", place)
+        name = require_name(f"{repository.replace('/', '_')}{suffix}.tar.gz", place)
         yield Listed(name, Wanted(url), is_gzip=True)

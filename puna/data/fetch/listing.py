@@ -11,7 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -54,16 +54,22 @@ class Lists:
     """Reads lists from their servers, or from this machine."""
 
     manner: Manner
-    most_bytes: int = field(default=MOST_BYTES)
+    most_bytes: int = MOST_BYTES
 
-    def read(self, place: str) -> bytes:
-        """A list's content, unpacked. Raises DataError when it is too long or broken."""
-        return self.page(place)[0]
+    def read(self, place: str, asks: Mapping[str, str] | None = None) -> bytes:
+        """A list's content, unpacked; `asks` are headers to send.
 
-    def page(self, place: str) -> tuple[bytes, Mapping[str, str]]:
+        Raises DataError when it is broken or too long to be one, else as `download` does.
+        """
+        return self.page(place, asks)[0]
+
+    def page(
+        self, place: str, asks: Mapping[str, str] | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
         """The same, and the headers that it came with (none from this machine)."""
         if "://" in place:
-            content, headers = read_small(place, self.most_bytes, self.manner)
+            wanted = Wanted(place, headers=asks or {})
+            content, headers = read_small(wanted, self.most_bytes, self.manner)
         else:
             content, headers = self._local(Path(place)), {}
         return self._unpacked(content, place), headers

@@ -102,6 +102,8 @@ def test_arxiv_s_manifest_gives_the_tars_of_a_month(site, puna, tmp_path):
     assert "594 B at $0.09 a GB: about $0.00" in planned.out
     assert puna(*words).status == 0
     assert list(files_in(tmp_path)) == ["arXiv_src_2301_001.tar", "arXiv_src_2301_002.tar"]
+    payers = {headers.get("x-amz-request-payer") for _path, headers in site.requests}
+    assert payers == {"requester"}
 
 
 def test_arxiv_without_a_word_on_who_pays_is_told_how(puna, tmp_path):
@@ -147,7 +149,7 @@ def test_github_s_archives_are_named_by_repository_and_revision(site, puna, tmp_
         "github", "a/b", "--list", listed, "--out", tmp_path / "raw", "--mirror", site.address
     )
     assert done.status == 0
-    assert list(files_in(tmp_path / "raw")) == ["a/b.tar.gz", "c/d@v1+x.tar.gz"]
+    assert list(files_in(tmp_path / "raw")) == ["a_b.tar.gz", "c_d@v1+x.tar.gz"]
     wrong = puna("github", "../../etc", "--out", tmp_path, "--mirror", site.address)
     assert (wrong.status, "a repository is OWNER/NAME" in wrong.err) == (2, True)
 
