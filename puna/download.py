@@ -131,11 +131,13 @@ def measure(wanted: Wanted, most_bytes: int, most_seconds: float) -> tuple[float
     """
     with _open(wanted.url, wanted.headers) as response:
         begin, count = time.perf_counter(), 0
-        while count < most_bytes and time.perf_counter() - begin < most_seconds:
-            chunk = response.read(min(CHUNK_BYTES, 1 << 16))
-            if not chunk:
-                break
-            count += len(chunk)
+        try:
+            while count < most_bytes and time.perf_counter() - begin < most_seconds:
+                count += len(chunk := _read(response, 1 << 16))
+                if not chunk:
+                    break
+        except _Broken as broken:
+            raise _given_up(wanted.url, count, broken, 0) from None
         return count / max(time.perf_counter() - begin, 1e-6), _span(response)[1]
 
 
@@ -360,9 +362,9 @@ def _store(incoming: _Incoming, part: Path, start: int, total: int | None) -> No
         raise _Broken(f"{written:,} of {total:,} bytes came")
 
 
-def _read(response: Any) -> bytes:
+def _read(response: Any, most_bytes: int | None = None) -> bytes:
     try:
-        chunk: bytes = response.read(CHUNK_BYTES)
+        chunk: bytes = response.read(most_bytes or CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(str(error) or type(error).__name__) from None
     return chunk

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from puna.data.fetch.listing import Choice, Listed, Lists, address, lines, require_items
 from puna.download import Wanted
+from puna.errors import DataError
 
 CATALOGUE = "https://www.gutenberg.org/cache/epub/feeds/pg_catalog.csv.gz"
 
@@ -24,9 +25,16 @@ def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
         hint = "puna data fetch books en --files 100 --out raw"
         languages = set(require_items(choice, r"[a-z]{2,3}", "a language's code", hint))
     place = choice.list_at or CATALOGUE
-    for row in csv.DictReader(lines(lists.read(place), place)):
+    for row in _rows(lists.read(place), place):
         book, its_languages = row.get("Text#") or "", row.get("Language") or ""
         is_text = row.get("Type") == "Text" and book.isdecimal() and len(book) < 9
         if is_text and (not languages or languages & set(its_languages.split("; "))):
             name = f"pg{book}.txt"
             yield Listed(name, Wanted(address(choice.base, "cache/epub", book, name)))
+
+
+def _rows(content: bytes, place: str) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from csv.DictReader(lines(content, place))
+    except csv.Error as error:
+        raise DataError(f"{place} should be a catalogue in CSV: {error}") from None

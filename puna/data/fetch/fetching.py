@@ -10,7 +10,8 @@ import gzip
 import queue
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,16 +68,18 @@ def fetch(
 
     Raises DataError when some came wrong twice, and the error that stopped all the others.
     """
-    ledger.begin()
-    wanted = [one for one in files if not ledger.has(one)]
-    outcome = Outcome(files=len(files), here=len(files) - len(wanted))
-    require_room_for_download(folder, bytes_to_come(wanted, folder), connections.room_hint)
-    with console.progress(bytes_of(wanted), f"{len(wanted):,} files", "B") as bar:
-        try:
-            for came in connections.bring(wanted, folder, bar):
+    with _written(folder):
+        ledger.begin()
+        wanted = [one for one in files if not ledger.has(one)]
+        outcome = Outcome(files=len(files), here=len(files) - len(wanted))
+        require_room_for_download(folder, bytes_to_come(wanted, folder), connections.room_hint)
+        label = f"{len(wanted):,} files"
+        with (
+            console.progress(bytes_of(wanted), label, "B") as bar,
+            closing(connections.bring(wanted, folder, bar)) as arrivals,
+        ):
+            for came in arrivals:
                 _note(came, outcome, ledger, folder)
-        finally:
-            connections.stop()
     if outcome.missing:
         some = ", ".join(outcome.missing[:SHOWN])
         console.warn(f"{len(outcome.missing):,} of the listed files are not there: {some}")
@@ -87,6 +90,18 @@ def fetch(
             hint="they lie beside as NAME.wrong; ask a mirror (--mirror), or later",
         )
     return outcome
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """A block in which the folder is written; what the disk says against it is one error."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            hint="make room or give another --out; the same command goes on",
+        ) from None
 
 
 def bytes_of(files: Sequence[Listed]) -> int | None:
@@ -127,13 +142,20 @@ class Connections:
         """What to do when the disk is full."""
         return self._manner.room_hint
 
-    def bring(self, files: Iterable[Listed], folder: Path, bar: ProgressBar) -> Iterator[_Came]:
+    def bring(
+        self, files: Iterable[Listed], folder: Path, bar: ProgressBar
+    ) -> Generator[_Came, None, None]:
         """What becomes of each file, as it comes."""
         for one in files:
             self._todo.put(one)
-        shared = _Shared(bar)
+        try:
+            yield from self._results(folder, _Shared(bar))
+        finally:
+            self.stop()
+
+    def _results(self, folder: Path, bar: ProgressBar) -> Iterator[_Came]:
         for _number in range(self._count):
-            thread = threading.Thread(target=self._work, args=(folder, shared), daemon=True)
+            thread = threading.Thread(target=self._work, args=(folder, bar), daemon=True)
             self._threads.append(thread)
             thread.start()
         working = self._count

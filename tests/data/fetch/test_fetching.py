@@ -265,6 +265,34 @@ def test_a_folder_of_another_source_is_left_alone(site, dump, puna, tmp_path):
     assert "should be for files of commoncrawl, it has those of wikipedia" in done.err
 
 
+def test_a_file_that_its_list_has_renewed_is_fetched_again(site, dump, tmp_path):
+    dump()
+    add_dump(
+        site, "simplewiki", "20220601", {f"{n}.xml": PART + b"%d" % (n % 3) for n in (1, 2, 3)}
+    )
+    site.requests.clear()
+    assert dump().status == 0
+    assert paths_asked(site)[1:] == [address(3)]
+    assert (tmp_path / "raw" / name(3)).read_bytes() == PART + b"0"
+    site.requests.clear()
+    dump()
+    assert len(site.requests) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(dump, tmp_path):
+    (tmp_path / "raw").write_bytes(b"a file")
+    done = dump()
+    assert done.status == 1
+    assert "cannot be written" in done.err
+
+
+def test_a_sample_of_which_nothing_comes_leaves_the_time_unknown(site, dump):
+    site.break_after = [10**9, 0]
+    done = dump("--dry-run")
+    assert done.status == 0
+    assert "takes         unknown" in done.out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stop_leaves_parts_that_are_gone_on_with(site, dump, tmp_path, number):
     """A slow fetch in a process of its own, stopped by Ctrl-C or killed while a file comes."""

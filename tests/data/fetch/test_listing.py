@@ -90,6 +90,13 @@ def test_a_broken_status_of_a_dump_is_one_error(site, puna, tmp_path, content):
     assert puna("wikipedia", *words, "--out", tmp_path).status == 1
 
 
+def test_a_catalogue_with_an_endless_field_is_one_error(puna, tmp_path):
+    catalogue = tmp_path / "pg_catalog.csv"
+    catalogue.write_text('Text#,Type,Language\n1,Text,"' + "en" * 100_000)
+    done = puna("books", "--list", catalogue, "--out", tmp_path / "raw")
+    assert "should be a catalogue in CSV" in done.err
+
+
 @pytest.mark.parametrize(
     "content",
     [
