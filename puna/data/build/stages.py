@@ -31,10 +31,14 @@ SOURCES = {
     "wikipedia": "puna.data.sources.wikipedia",
 }
 STAGES = {
+    "books": "puna.data.dedup.books",
     "exact": "puna.data.dedup.exact_join",
+    "fuzzy": "puna.data.dedup.fuzzy",
     "language": "puna.data.language",
     "lines": "puna.data.dedup.line_rounds",
+    "perplexity": "puna.data.quality.perplexity",
     "rules": "puna.data.quality.rules",
+    "scrub": "puna.data.scrub",
 }
 
 # Gives the tasks of a round, gets the files they wrote; what it returns are files of documents.
