@@ -44,7 +44,7 @@ def test_a_paper_is_its_text_from_the_first_section_on():
         ("2301.00001v2.gz", "2301.00001v2", "https://arxiv.org/abs/2301.00001v2"),
         ("hep-th9901001.gz", "hep-th/9901001", "https://arxiv.org/abs/hep-th/9901001"),
         ("math.GT0309136.gz", "math.GT/0309136", "https://arxiv.org/abs/math.GT/0309136"),
-        ("thesis.gz", "thesis", ""),
+        ("thesis.gz", "folder/thesis", ""),
     ],
 )
 def test_the_name_says_which_paper_it_is(name: str, identifier: str, url: str):

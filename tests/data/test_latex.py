@@ -253,3 +253,23 @@ def test_time_is_linear(piece: str):
 
     seconds(100)
     assert seconds(24_000) < 0.2 + 20 * seconds(3_000)  # 8 times the text; squared would be 64
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "x"),
+        (r"\section", "x"),
+        (r"\bibliography", "x"),
+        (r"\newcommand", "x"),
+        (r"\newenvironment", "x"),
+        (r"\let\a", "x"),
+        (r"\begin{document}\section{A}\section*", "x"),
+    ],
+)
+def test_time_is_linear_in_white_space(before: str, after: str):
+    text = before + " " * 50_000 + after  # squared would be seconds
+    began = time.process_time()
+    found = latex.from_first_section(expand_macros(text)) or text
+    latex.tidy(latex.without_bibliography(found))
+    assert time.process_time() - began < 1

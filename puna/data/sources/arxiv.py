@@ -56,8 +56,10 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
     """The papers of a file, and what is not kept: "pdf only", "postscript only", "withdrawn",
     "no LaTeX", "no section", "macros explode", or damaged with its place.
     """
-    name = path.rpartition("/")[2]
-    yield from _paper(file, _SUFFIX.sub("", name), settings, is_inner=False)
+    name = _SUFFIX.sub("", path)
+    last = name.rpartition("/")[2]
+    is_known = _ID.fullmatch(last) is not None
+    yield from _paper(file, last if is_known else name, settings, is_inner=False)
 
 
 def _paper(

@@ -78,7 +78,7 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
     """
     if path.lower().endswith(_LINES):
         for number, record in read_records(file, path):
-            yield _row(record, f"{path.rpartition('/')[2]}#{number}", settings)
+            yield _row(record, f"{path}#{number}", settings)
     else:
         yield from _archive(file, _ARCHIVE_SUFFIX.sub("", path), settings)
 

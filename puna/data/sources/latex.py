@@ -21,6 +21,7 @@ _EVENT = re.compile(
     r"|\\.|%",
     re.S,
 )
+_LONGEST_VERB = 2000
 _ADDRESS_END = re.compile(r"[^{}\n]{0,2000}\}")
 _CONDITION = re.compile(r"\\(if[a-zA-Z@]*|fi)(?![a-zA-Z@])")
 _NO_CONDITION = {"iff", "ifthenelse", "iftoggle", "ifdef", "ifundef", "ifstrequal", "ifstrempty"}
@@ -29,7 +30,7 @@ _BEGIN = re.compile(r"\\begin\s*\{document\}")
 _END = re.compile(r"\\end\s*\{document\}|\\bye(?![a-zA-Z])|\\endinput(?![a-zA-Z])")
 _SECTION = re.compile(
     r"\\(?:part|chapter|section|subsection|subsubsection|paragraph|subparagraph)"
-    r"(?![a-zA-Z@])\s*\*?\s*[\[{]"
+    r"(?![a-zA-Z@])(?:\s*\*)?\s*[\[{]"
     r"|\\beginsection(?![a-zA-Z])"
 )
 _APPENDIX = re.compile(r"\\(?:appendix(?![a-zA-Z@])|begin\s*\{(?:appendix|appendices)\})")
@@ -37,16 +38,16 @@ _REFERENCES = "thebibliography|references|REFERENCES|biblist|bibdiv|chapthebibli
 _REFERENCES_BEGIN = re.compile(rf"\\begin\s*\{{({_REFERENCES})\*?\}}")
 _BIBLIOGRAPHY = re.compile(
     r"\\(?:bibliography|nobibliography|bibliographystyle|addbibresource|putbib)(?![a-zA-Z@])"
-    r"\s*\*?\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}"
+    r"(?:\s*\*)?\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}"
     r"|\\printbibliography(?![a-zA-Z@])(?:\s*\[[^\[\]]*\])?"
 )
 _REFERENCES_TITLE = re.compile(
-    r"\\(?:chapter|section|subsection)\s*\*?\s*\{\s*(?:\\[a-zA-Z]+\s*)?"
+    r"\\(?:chapter|section|subsection)(?:\s*\*)?\s*\{\s*(?:\\[a-zA-Z]+\s*)?"
     r"(?:References|REFERENCES|Bibliography|BIBLIOGRAPHY|Literature cited|References cited)"
     r"[.:]?\s*\}"
 )
 _ANY_TITLE = re.compile(rf"{_SECTION.pattern}|{_APPENDIX.pattern}")
-_SPACE_AT_END = re.compile(r"[ \t]+$", re.M)
+_SPACE_AT_END = re.compile(r"(?<![ \t])[ \t]+$", re.M)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -113,9 +114,9 @@ class _Bare:
             self.parts.append(self.text[begin : self.position])
 
     def _until(self, begin: int, delimiter: str) -> None:
-        end = self.text.find(delimiter, self.position)
-        line_end = self.text.find("\n", self.position)
-        if end < 0 or 0 <= line_end < end:
+        limit = self.position + _LONGEST_VERB
+        end = self.text.find(delimiter, self.position, limit)
+        if end < 0 or "\n" in self.text[self.position : end]:
             self.parts.append(self.text[begin : self.position])
         else:
             self._set_aside(begin, end + 1)

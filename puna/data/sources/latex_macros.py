@@ -21,10 +21,10 @@ _DOCUMENT_COMMANDS = {"NewDocumentCommand", "RenewDocumentCommand", "DeclareDocu
 _DEFINING = _COMMANDS | _DEFINITIONS | _ENVIRONMENTS | _DOCUMENT_COMMANDS
 _DEFINING |= {"let", "DeclareMathOperator"}
 _NAME = r"(?:\{\s*\\([a-zA-Z@]+|[^a-zA-Z])\s*\}|\\([a-zA-Z@]+|[^a-zA-Z]))"
-_HEAD = re.compile(rf"\s*\*?\s*{_NAME}\s*(?:\[([0-9])\])?\s*", re.S)
+_HEAD = re.compile(rf"(?:\s*\*)?\s*{_NAME}\s*(?:\[([0-9])\])?\s*", re.S)
 _DEF_HEAD = re.compile(r"\s*\\([a-zA-Z@]+|[^a-zA-Z])([^{}\\]*)", re.S)
-_LET = re.compile(r"\s*\\([a-zA-Z@]+)\s*=?\s*\\([a-zA-Z@]+|[^a-zA-Z])", re.S)
-_ENVIRONMENT_HEAD = re.compile(r"\s*\*?\s*\{([^{}\\]+)\}\s*(?:\[([0-9])\])?\s*")
+_LET = re.compile(r"\s*\\([a-zA-Z@]+)(?:\s*=)?\s*\\([a-zA-Z@]+|[^a-zA-Z])", re.S)
+_ENVIRONMENT_HEAD = re.compile(r"(?:\s*\*)?\s*\{([^{}\\]+)\}\s*(?:\[([0-9])\])?\s*")
 _ENVIRONMENT_NAME = re.compile(r"\s*\{([^{}\\]+)\}")
 _SPECIFICATION = re.compile(r"\s*\{\s*(O\{[^{}]*\})?([m\s]*)\}\s*")
 _PROGRAM = re.compile(

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from puna.data.sources.latex import bare, inside_document
 
 _TEX = (".tex", ".ltx", ".latex")
-_CLASS = re.compile(
-    r"\\document(?:class|style)(?![a-zA-Z@])\s*(?:\[[^\[\]]*\]\s*)?\{\s*([^{}]*?)\s*\}"
-)
+_CLASS = re.compile(r"\\document(?:class|style)(?![a-zA-Z@])\s*(?:\[[^\[\]]*\]\s*)?\{([^{}]*)\}")
 _NO_PAPER = {"standalone", "letter"}  # a figure that is compiled alone; a letter to the editor
 _PLAIN_TEX = re.compile(r"\\(?:bye|magnification|documentstyle|beginsection|proclaim)(?![a-zA-Z])")
 _INPUT = re.compile(
@@ -55,7 +53,9 @@ class Tree:
         names = [name for name in sorted(self._files) if name.lower().endswith(_TEX)]
         names = names or [name for name in sorted(self._files) if "." not in name]
         classes = {name: _CLASS.search(self._text(name)) for name in names}
-        mains = [name for name, found in classes.items() if found and found[1] not in _NO_PAPER]
+        mains = [
+            name for name, found in classes.items() if found and found[1].strip() not in _NO_PAPER
+        ]
         if mains:
             inner = set().union(*(self._reached(name) for name in mains))
             return [name for name in mains if name not in inner] or mains[:1]
