@@ -15,11 +15,11 @@ from puna.data.sources.xml_dump import Damage, parse
 
 LARGEST_BOOK_BYTES = 64 << 20
 _WANTED = (".xhtml", ".html", ".htm", ".opf", ".xml")
-_BODY = re.compile(r"<body\b[^>]*>", re.I)
+_BODY = re.compile(r"<body\b[^<>]*>", re.I)
 _BODY_END = re.compile(r"</body\s*>", re.I)
 _EMPTY_SILENT = re.compile(r"<(?:script|style)\b[^<>]*/>", re.I)
 _PAGE_NUMBER = re.compile(
-    r"""<(span|a)\b[^<>]*(?:class=["']pagenum["']|epub:type=["']pagebreak["'])[^<>]*>"""
+    r"""<(span|a)\b[^<>]{0,300}(?:class=["']pagenum["']|epub:type=["']pagebreak["'])[^<>]{0,300}>"""
     r"(?:[^<>]*|<a\b[^<>]*>[^<>]*</a>)</\1>",
     re.I,
 )

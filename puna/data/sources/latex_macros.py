@@ -50,6 +50,7 @@ _LONGEST_WORD = 40
 _DEEPEST = 24  # replacements and arguments within one another
 _FREE_CHARACTERS = 1 << 20
 _MOST_TIMES_LONGER = 8
+_CALL = 10  # what an expansion costs beside its characters, so that empty ones end, too
 
 
 class Explosion(Exception):
@@ -182,7 +183,7 @@ class _Expansion:
         if depth < _DEEPEST:
             values = [self.run(one, depth + 1) if "\\" in one else one for one in values]
         expansion = _filled(macro.body, values)
-        self.budget -= len(expansion) + 1
+        self.budget -= len(expansion) + _CALL
         if self.budget < 0:
             raise Explosion
         return expansion
