@@ -1,0 +1,28 @@
+"""Runs the rounds of a stage over many files in this process."""
+
+from pathlib import Path
+
+from puna.data import files
+from puna.data.build.stages import Context
+from puna.data.build.task import run_task
+from puna.data.document import Document, read_documents, write_documents
+
+
+def run_rounds(module, texts: list[list[str]], folder: Path, rules) -> list[list[Document]]:
+    """The documents that are left of each file's texts."""
+    inputs = []
+    for number, of_file in enumerate(texts):
+        path = folder / f"{number}.jsonl.zst"
+        written = [Document(text, "s", "l", f"{number}.{at}") for at, text in enumerate(of_file)]
+        write_documents(path, written)
+        inputs.append(files.File(str(path), path.stat().st_size))
+    rounds = module.rounds(inputs, rules, Context(str(folder / "stage"), "stage", 0))
+    answer = None
+    while True:
+        try:
+            tasks = next(rounds) if answer is None else rounds.send(answer)
+        except StopIteration as done:
+            return [list(read_documents(Path(file.path))) for file in done.value]
+        for task in tasks:
+            run_task(task)
+        answer = [files.find(task.output)[0] for task in tasks]
