@@ -61,20 +61,18 @@ def compile_sets(sets: Mapping[str, Sequence[str]], out: str) -> dict[str, Compi
 
 def _examples(paths: Sequence[str]) -> Iterator[list[str]]:
     """The texts of each example of a set."""
-    for path in paths:
-        for file in files.find(path):
-            name = file.path
-            content = b""
-            stem = next((name.removesuffix(one) for one in _PACKED if name.endswith(one)), name)
-            if not stem.endswith(READ):
-                continue
-            try:
-                content = files.read_bytes(name)
-                if stem != name:
-                    content = _PACKED[name[len(stem) :]](content)
-                yield from (list(_texts(record)) for record in _records(stem, content))
-            except (ValueError, OSError, EOFError, csv.Error) as error:
-                raise DataError(f"benchmark file {name} cannot be read: {error}") from None
+    for file in (file for path in paths for file in files.find(path)):
+        name = file.path
+        stem = next((name.removesuffix(one) for one in _PACKED if name.endswith(one)), name)
+        if not stem.endswith(READ):
+            continue
+        try:
+            content = files.read_bytes(name)
+            if stem != name:
+                content = _PACKED[name[len(stem) :]](content)
+            yield from (list(_texts(record)) for record in _records(stem, content))
+        except (ValueError, OSError, EOFError, csv.Error) as error:
+            raise DataError(f"benchmark file {name} cannot be read: {error}") from None
 
 
 def _records(name: str, content: bytes) -> Iterator[Any]:

@@ -38,7 +38,10 @@ _EMAIL = re.compile(
 _EXAMPLE_DOMAINS = re.compile(r"@(?:[\w-]+\.)*(?:example(?:\.\w+)?|\w+\.example)$", re.ASCII)
 _IPV4 = re.compile(r"(?:(?<=//)|(?<![\w.:/-]))(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)", re.ASCII)
 _VERSION = re.compile(r"(?:version|release|section|chapter|v|ver|rev|build|§)[\s.:#=-]{0,3}$", re.I)
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+# Global addresses begin with 2 or 3; else slices such as [1::3] would be some.
+_IPV6 = re.compile(
+    r"(?<![\w:.])[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])"
+)
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:\+?1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}(?![\w-])",
     re.ASCII,

@@ -41,7 +41,7 @@ def test_masks(text: str, wanted: str):
         "version 93.184.215.14, v93.18.215.14",
         "1.2.3.4 and 10.0.0.1, 127.0.0.1, 192.168.0.7, 999.1.1.250, 203.0.113.9",
         "section 3.4.12.9 of 12.30.1999.1, 93.184.215.14.2",
-        "std::vector::size, 12:30:45:10, ::1, fe80::1",
+        "std::vector::size, image[1::3], be::, 2012:10:11, 12:30:45:10, ::1, fe80::1",
         "token = get_the_next_token_of_it, password: correcthorsebatterystaple",
         "555-123-4567",
         "ASIAN and sk- and ghost_",

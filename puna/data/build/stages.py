@@ -32,6 +32,8 @@ SOURCES = {
 }
 STAGES = {
     "books": "puna.data.dedup.books",
+    "classifier": "puna.data.quality.classifier",
+    "decontaminate": "puna.data.decontaminate",
     "exact": "puna.data.dedup.exact_join",
     "fuzzy": "puna.data.dedup.fuzzy",
     "language": "puna.data.language",

@@ -104,7 +104,7 @@ def test_discounts_that_do_not_follow_are_the_fallback_or_refused():
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_equals_nltk_where_the_discounts_coincide(order: int):
-    lm = pytest.importorskip("nltk.lm", reason="nltk comes with no extra")
+    lm = pytest.importorskip("nltk.lm", reason="nltk is in the dev extra")
     from nltk.util import everygrams
 
     lines = random_lines(120, seed=5)
