@@ -129,13 +129,12 @@ def measure(wanted: Wanted, most_bytes: int, most_seconds: float) -> tuple[float
 
     What is read is thrown away. Raises as `download` does.
     """
+    begin, count, chunk = time.perf_counter(), 0, b"first"
     with _open(wanted.url, wanted.headers) as response:
-        begin, count = time.perf_counter(), 0
         try:
-            while count < most_bytes and time.perf_counter() - begin < most_seconds:
-                count += len(chunk := _read(response, 1 << 16))
-                if not chunk:
-                    break
+            while chunk and count < most_bytes and time.perf_counter() - begin < most_seconds:
+                chunk = _read(response, 1 << 16)
+                count += len(chunk)
         except _Broken as broken:
             raise _given_up(wanted.url, count, broken, 0) from None
         return count / max(time.perf_counter() - begin, 1e-6), _span(response)[1]
