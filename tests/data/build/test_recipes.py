@@ -28,8 +28,7 @@ def test_every_word_of_a_recipe_has_a_meaning(path: Path):
 def test_llama_1_s_shares_are_the_paper_s():
     recipe = load(FOLDER / "llama1.toml")
     assert recipe.tokens == 1.4e12
-    for name, source in recipe.sources.items():
-        assert source.share == TABLE_1[name]
+    assert {name: source.share for name, source in recipe.sources.items()} == TABLE_1
 
 
 def test_a_recipe_is_found_from_any_folder(tmp_path: Path, monkeypatch):
