@@ -48,7 +48,7 @@ class Settings:
     """What counts as near: n-grams, bands, and the similarity that signatures must confirm."""
 
     unit: Unit = "words"  # or "characters": SlimPajama's, with length 13
-    length: int = 5
+    length: int = 3
     bands: int = 16  # of 8 rows: a pair of similarity 0.7 is found with 0.61, of 0.8 with 0.95
     min_similarity: float = 0.7  # of two texts that share a band; 0: it is enough to share one
 
