@@ -305,8 +305,9 @@ ONLY_READS: dict[int | str, dict[str, Any]] = {
 
 
 def _with_stream(chunk: type[BaseModel], what: str) -> dict[str, Any]:
-    """The 200 of a route that also streams chunks."""
-    schema = {"type": "string", "description": f"Events of {chunk.__name__}, then [DONE]."}
+    """The 200 of a route that also streams chunks; its schema is that of each event."""
+    data = {"type": "string", "description": f"A {chunk.__name__} in JSON; of the last, [DONE]."}
+    schema = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     return {"description": what, "content": {"text/event-stream": {"schema": schema}}}
 
 
