@@ -24,9 +24,15 @@ CHECKS = [
 FEW, MANY = 6, 2000
 ANY_SPEED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
+# Of this route's conversations schemathesis 4.32 cannot make wrong ones: it ends with InvalidSchema.
+ONLY_RIGHT = [{"include-path": "/apply-template", "generation": {"mode": "positive"}}]
+
 pool = FakePool()
 document = schemathesis.openapi.from_asgi(
-    "/openapi.json", build_app(settings_for(pool), pool), headers=HOST
+    "/openapi.json",
+    build_app(settings_for(pool), pool),
+    headers=HOST,
+    config=schemathesis.Config.from_dict({"operations": ONLY_RIGHT}),
 )
 
 
