@@ -24,7 +24,7 @@ CHECKS = [
 FEW, MANY = 6, 2000
 ANY_SPEED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
-# Of this route's conversations schemathesis 4.32 cannot make wrong ones: it ends with InvalidSchema.
+# Schemathesis 4.32 cannot make wrong conversations for this route: it ends with InvalidSchema.
 ONLY_RIGHT = [{"include-path": "/apply-template", "generation": {"mode": "positive"}}]
 
 pool = FakePool()
