@@ -57,6 +57,11 @@ class Slot:
         """Whether its process answers."""
         return self.client is not None and self.client.is_alive
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has its client, or is about to take it."""
+        return not self.users and (not self.wanted or self.makes_room is not None)
+
     def note_end(self) -> None:
         """Take notice of a process that ended by itself."""
         if self.client is not None and not self.client.is_alive:
@@ -187,17 +192,18 @@ class ModelPool:
     async def _client(self, slot: Slot, wait_seconds: float) -> EngineClient:
         try:
             async with asyncio.timeout(wait_seconds):
-                while slot.makes_room is not None:
-                    await slot.makes_room.wait()
-                slot.note_end()
-                if slot.client is None:
+                while True:
+                    while slot.makes_room is not None:
+                        await slot.makes_room.wait()
+                    slot.note_end()
+                    if slot.client is not None:
+                        return slot.client
                     await asyncio.shield(self._loading_of(slot))
+                    if slot.client is None and slot.problem is not None:
+                        raise slot.problem
         except TimeoutError:
             state = "is loading" if slot.makes_room is None else "makes room for another model"
             raise ServeError("unavailable", f"{slot.name} {state}") from None
-        if slot.client is None:
-            raise slot.problem or ServeError("unavailable", f"{slot.name} is not loaded yet")
-        return slot.client
 
     def _loading_of(self, slot: Slot) -> asyncio.Task[None]:
         """What loads it, begun now if not before. Raises ServeError where it may not begin."""
@@ -265,7 +271,7 @@ class ModelPool:
 
     async def _make_some_room(self, others: list[Slot], patient_until: float) -> None:
         """Unload one that is idle, or wait until something has changed."""
-        idle = [one for one in others if not one.users]
+        idle = [one for one in others if one.is_idle]
         if idle:
             return await self._unload(min(idle, key=lambda one: one.used_at))
         self._idle.clear()

@@ -332,3 +332,12 @@ def test_an_unknown_name_is_refused(models):
 
     error = asyncio.run(main())
     assert (error.kind, error.status, error.hint) == ("unknown", 404, "one of a, b, c")
+
+
+def test_a_model_just_loaded_is_not_idle_before_its_request_has_it():
+    slot = model_pool.Slot("a", "a.gguf", wanted=1)
+    assert not slot.is_idle
+    slot.makes_room = asyncio.Event()  # its requests wait until another is loaded
+    assert slot.is_idle
+    slot.users = 1
+    assert not slot.is_idle
