@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from puna.data.build.executor import ATTEMPTS, Done, attempt
+from puna.data.build.executor import ATTEMPTS, Attempts, Done, attempt
 from puna.data.build.task import Task
 from puna.errors import MachineError, PunaError, missing_package
 
@@ -40,7 +40,7 @@ class RayCluster:
     def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
         """Each task as it is done or given up. Raises the first PunaError of a task."""
         waiting = deque(tasks)
-        attempts: dict[str, int] = {}
+        attempts = Attempts()
         running: dict[Any, Task] = {}
         while waiting or running:
             while waiting and len(running) < self.workers * _TASKS_PER_CORE:
@@ -48,14 +48,11 @@ class RayCluster:
                 running[self._attempt.remote(task)] = task
             (ready,), _ = self._ray.wait(list(running), num_returns=1)
             task = running.pop(ready)
-            error = self._answer(ready)
-            attempts[task.output] = attempts.get(task.output, 0) + 1
-            if isinstance(error, PunaError):
-                raise error
-            if error and attempts[task.output] < ATTEMPTS:
-                waiting.append(task)
+            done = attempts.judge(task, self._answer(ready))
+            if done:
+                yield done
             else:
-                yield Done(task, error or "")
+                waiting.append(task)
 
     def _answer(self, reference: Any) -> PunaError | str | None:
         """What became of a task; Ray has tried again those whose worker or node died."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,6 +59,25 @@ class Here:
 
     def __exit__(self, *_: object) -> None:
         """Nothing was begun."""
+
+
+class Attempts:
+    """How often each task was tried."""
+
+    def __init__(self) -> None:
+        self._made: Counter[str] = Counter()
+
+    def judge(self, task: Task, error: PunaError | str | None) -> Done | None:
+        """What an attempt means: the task is done or given up, or None: it is to be tried again.
+
+        Raises the error where it is one of Puna's.
+        """
+        if isinstance(error, PunaError):
+            raise error
+        self._made[task.output] += 1
+        if error and self._made[task.output] < ATTEMPTS:
+            return None
+        return Done(task, error or "")
 
 
 def attempt(task: Task) -> PunaError | str | None:

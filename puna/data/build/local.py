@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from puna.data.build.executor import ATTEMPTS, Done, attempt
+from puna.data.build.executor import Attempts, Done, attempt
 from puna.data.build.task import Task
 from puna.errors import PunaError
 
@@ -45,7 +45,7 @@ class LocalProcesses:
     def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
         """Each task as it is done or given up. Raises the first PunaError of a task."""
         waiting = deque(tasks)
-        attempts: dict[str, int] = {}
+        attempts = Attempts()
         while waiting or self._busy():
             self._hand_out(waiting)
             pipes: list[Any] = [worker.pipe for worker in self._busy()]
@@ -53,14 +53,11 @@ class LocalProcesses:
             for worker in [one for one in self._busy() if one.pipe in ready]:
                 task = worker.task
                 assert task is not None
-                error = self._answer(worker)
-                attempts[task.output] = attempts.get(task.output, 0) + 1
-                if isinstance(error, PunaError):
-                    raise error
-                if error and attempts[task.output] < ATTEMPTS:
-                    waiting.append(task)
+                done = attempts.judge(task, self._answer(worker))
+                if done:
+                    yield done
                 else:
-                    yield Done(task, error or "")
+                    waiting.append(task)
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self._alive if worker.task]
