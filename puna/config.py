@@ -46,11 +46,16 @@ def find_recipe(path: Path) -> Path:
     """
     if path.exists() or path.is_absolute() or path.parts[:-1] not in _RECIPE_FOLDERS:
         return path
-    package = Path(__file__).resolve().parent
-    shipped = package / "recipes"  # in a wheel; in a clone the folder lies beside the package
     name = path.relative_to("recipes") if path.parts[0] == "recipes" else path
-    found = (shipped if shipped.is_dir() else package.parent / "recipes") / name
+    found = _shipped_recipes() / name
     return found if found.exists() else path
+
+
+def _shipped_recipes() -> Path:
+    """In a wheel inside the package; in a clone the folder lies beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -58,8 +63,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        shipped = _shipped_recipes()
+        names = [f"recipes/{one.relative_to(shipped)}" for one in sorted(shipped.rglob("*.toml"))]
         raise ConfigError(
-            f"there is no recipe {path}", hint="recipes/demo.toml comes with Puna"
+            f"there is no recipe {path}", hint=f"these come with Puna: {', '.join(names)}"
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path} should be a TOML recipe, found a folder") from None

@@ -146,3 +146,10 @@ def test_none_is_left_out_and_tuples_become_lists():
     assert table["prompts"] == ["x"]
     assert table["optimizer"]["betas"] == [0.9, 0.95]
     assert dataclasses.is_dataclass(config.from_table(Recipe, table, "here"))
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        read_toml(tmp_path / "none.toml")
+    assert "recipes/demo.toml" in str(caught.value.hint)
+    assert "recipes/data/llama1.toml" in str(caught.value.hint)
