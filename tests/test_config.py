@@ -150,6 +150,6 @@ def test_none_is_left_out_and_tuples_become_lists():
 
 def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
-        read_toml(tmp_path / "none.toml")
+        config.read_toml(tmp_path / "none.toml")
     assert "recipes/demo.toml" in str(caught.value.hint)
     assert "recipes/data/llama1.toml" in str(caught.value.hint)
