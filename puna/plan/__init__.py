@@ -1,0 +1,1 @@
+"""Budgets: scaling law, memory, time, money, carbon; answers need NumPy alone, never torch."""
