@@ -73,7 +73,7 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
         "Make a corpus: read text files, drop empty and equal documents, hold some out.\n"
         "Read are .txt .md .py (a file is a document), .jsonl .jsonl.gz .jsonl.zst (a\n"
         "line is one; key text or content), .parquet and .csv (a row), all of them UTF-8,\n"
-        "and the main content of .html pages.\n"
+        "the main content of .html pages, the text of .pdf (with puna[data]).\n"
         "Hidden files, other kinds and what Puna wrote are left alone and counted.\n"
         "After the name of a public source, PATHs are files, folders, patterns or URLs\n"
         "of its raw format: commoncrawl c4 wikipedia stackexchange arxiv, or own."

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, text in enumerate([*texts, texts[0]]):
         (folder / "text" / f"{number:02d}.txt").write_bytes(text.encode())
     (folder / "text" / "bad.txt").write_bytes(b"\x1b[31mred\xff")
-    (folder / "text" / "scan.pdf").write_bytes(b"%PDF")
+    (folder / "text" / "scan.docx").write_bytes(b"PK")
     config = TokenizerConfig(vocabulary_size=400)
     train_tokenizer(texts, folder / "tokenizer", config, silent())
     assert puna(folder, "add", "text", "--out", "corpus", "--skip-bad", "--quiet") == 0
@@ -48,7 +48,7 @@ def test_add_says_what_it_found_left_out_and_wrote(folder, capsys, tmp_path):
     assert puna(folder, "add", *words) == 0
     out, err = capsys.readouterr()
     assert "found 32 text files" in err
-    assert "left alone: 1 .pdf" in err
+    assert "left alone: 1 .docx" in err
     assert "warning: left out 1 unreadable files or lines" in err
     assert "text/bad.txt should be UTF-8, found 0xFF at byte 8" in err
     assert "dropped 1: exact duplicate" in err
@@ -68,7 +68,7 @@ def test_add_takes_labels_and_config_and_answers_in_json(folder, capsys, tmp_pat
     assert record["splits"]["heldout"]["documents"] == 3
     assert list(record["sources"]) == ["herd"]
     assert list(record["licences"]) == ["CC0"]
-    assert record["not_read"] == {".pdf": 1}
+    assert record["not_read"] == {".docx": 1}
 
 
 def test_add_again_keeps_and_replace_rebuilds(folder, capsys, tmp_path):
@@ -110,7 +110,7 @@ def test_report_counts_and_names_what_was_dropped(folder, capsys):
     assert "held out: every 20th document, from number 10 (counted from 0)" in out
     assert "  30.txt: exact duplicate: 00.txt" in out
     assert "  bad.txt: unreadable: text/bad.txt should be UTF-8" in out
-    assert "left alone: 1 .pdf" in out
+    assert "left alone: 1 .docx" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("  bad.txt"))
     assert puna(folder, "report", "corpus", "--json") == 0
     record = json_of(capsys)

@@ -88,7 +88,7 @@ def test_a_path_may_be_relative(write_files, monkeypatch):
 def test_what_is_left_alone_is_counted(write_files, tmp_path: Path):
     folder = write_files({
         ".git/a.txt": "hidden", ".venv/lib/b.py": "hidden", "._c.txt": "hidden",
-        "d.PDF": "%", "e.pdf": "%", "Makefile": "all:", "f.json": "{}", "kept.txt": "kept",
+        "d.DOCX": "%", "e.docx": "%", "Makefile": "all:", "f.json": "{}", "kept.txt": "kept",
         "corpus/manifest.json": '{"schema": "puna.corpus", "version": 1}',
         "corpus/train.jsonl": '{"text": "from a corpus"}',
         "web/manifest.json": '["not ours"]', "web/page.md": "kept too",
@@ -100,7 +100,7 @@ def test_what_is_left_alone_is_counted(write_files, tmp_path: Path):
     text = OwnText([folder])
     assert [file.id for file in text.files] == ["kept.txt", "link.txt", "web/page.md"]
     assert text.not_read == {
-        "hidden": 3, ".pdf": 2, "no suffix": 1, ".json": 2, "folder written by puna": 1,
+        "hidden": 3, ".docx": 2, "no suffix": 1, ".json": 2, "folder written by puna": 1,
         "linked folder": 1, "not a file": 2,
     }  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_what_is_left_alone_is_counted(write_files, tmp_path: Path):
     ("files", "message"),
     [
         ({}, "should hold text files, found nothing"),
-        ({"a.pdf": "", "b.pdf": "", ".c": ""}, "found only 2 .pdf, 1 hidden"),
+        ({"a.docx": "", "b.docx": "", ".c": ""}, "found only 2 .docx, 1 hidden"),
         ({"manifest.json": '{"schema": "puna.shards"}'}, "found a puna.shards folder"),
     ],
 )
@@ -237,7 +237,7 @@ def test_the_fingerprint_changes_with_names_contents_and_labels_only(write_files
 
     first = fingerprint()
     os.utime(folder / "a.txt", (0, 0))
-    (folder / "c.pdf").write_text("not read")
+    (folder / "c.docx").write_text("not read")
     assert fingerprint() == first
     seen = {first, fingerprint(source="s"), fingerprint(licence="l"), fingerprint(skip_bad=True)}
     (folder / "a.txt").write_text("A")

@@ -2,8 +2,9 @@
 
 A `.txt`, `.md` or `.py` is one document, or several of 16 MiB where it is larger; a line of a
 `.jsonl(.gz|.zst)` and a row of a `.parquet` or `.csv` is one. An `.html` page is its main content
-(resiliparse, `puna[data]`). Other text is kept as it is (line ends, tabs); only a
-byte order mark is taken off. Hidden files and folders, and what Puna itself wrote, are not read.
+(resiliparse, `puna[data]`), a `.pdf` the text of its pages in paragraphs (pypdf, `puna[data]`).
+Other text is kept as it is (line ends, tabs); only a byte order mark is taken off. Hidden files and
+folders, and what Puna itself wrote, are not read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from puna.data.document import (
     read_records,
     to_document,
 )
-from puna.data.sources import RECORD_KIND, RECORD_NAME, comma_separated
+from puna.data.sources import RECORD_KIND, RECORD_NAME, comma_separated, pdf
 from puna.data.sources.parquet import read_rows
 from puna.data.sources.web_page import page_text
 from puna.errors import DataError
@@ -109,7 +110,7 @@ class OwnText:
             raise DataError(error.message, hint=error.hint or _LEAVE_OUT)
         return Dropped(text_file.id, text_file.origin.source, UNREADABLE, error.message)
 
-    def _read(self, text_file: TextFile) -> Iterator[Document | DataError]:
+    def _read(self, text_file: TextFile) -> Iterator[Document | Dropped | DataError]:
         before = self.bytes_read
         reader = READERS[text_file.suffix]
         try:
@@ -210,7 +211,7 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
 
 
 # Each item with the place in the file that was reached, in bytes.
-Items = Iterator[tuple[int, Document | DataError]]
+Items = Iterator[tuple[int, Document | Dropped | DataError]]
 
 
 def _read_text(text_file: TextFile, file: BinaryIO) -> Items:
@@ -280,6 +281,21 @@ def _read_html(text_file: TextFile, file: BinaryIO) -> Items:
         yield text_file.bytes, DataError(f"{text_file.path}: {error.message}", hint=error.hint)
 
 
+def _read_pdf(text_file: TextFile, file: BinaryIO) -> Items:
+    """One document, after an error for each page that is damaged; Dropped where it has no text."""
+    found = pdf.read_pages(file, str(text_file.path))
+    pages = [page for page in found if isinstance(page, str)]
+    for page in found:
+        if isinstance(page, DataError):
+            yield text_file.bytes, page
+    origin = text_file.origin
+    if text := pdf.joined(pages):
+        yield text_file.bytes, Document(text, origin.source, origin.licence, text_file.id)
+    elif pages:
+        detail = f"{len(pages)} pages of pictures; text recognition (OCR) may find some"
+        yield text_file.bytes, Dropped(text_file.id, origin.source, "no text", detail)
+
+
 def _listed_document(
     record: dict[str, Any] | DataError, text_file: TextFile, kind: str, number: int
 ) -> Document | DataError:
@@ -307,6 +323,7 @@ READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".html": _read_html,
     ".htm": _read_html,
+    ".pdf": _read_pdf,
 }
 
 
