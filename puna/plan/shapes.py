@@ -1,0 +1,128 @@
+"""Which model is meant: a size by name, a published shape, a folder or file, a parameter count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from puna.config import nearest
+from puna.errors import CheckpointError, ConfigError
+from puna.model import count
+from puna.model.sizes import ALIASES, SIZES, ModelConfig, RopeScaling, named
+
+HEAD_DIM = 128
+LAYER_DIM = 120  # dim / layers of the paper's sizes: 128, 128, 111, 102
+
+
+def _published(
+    dim: int, layers: int, hidden_dim: int, kv_heads: int, vocabulary_size: int, context_length: int
+) -> ModelConfig:
+    return ModelConfig(
+        dim=dim,
+        layers=layers,
+        heads=dim // HEAD_DIM,
+        kv_heads=kv_heads,
+        hidden_dim=hidden_dim,
+        vocabulary_size=vocabulary_size,
+        context_length=context_length,
+    )
+
+
+_STRETCHED = RopeScaling("llama3", 8.0)
+# From the models' own config.json.
+PUBLISHED: dict[str, ModelConfig] = {
+    "SmolLM2-135M": ModelConfig(
+        dim=576,
+        layers=30,
+        heads=9,
+        kv_heads=3,
+        hidden_dim=1536,
+        vocabulary_size=49152,
+        context_length=8192,
+        tied_embeddings=True,
+    ),
+    "TinyLlama-1.1B": ModelConfig(
+        dim=2048,
+        layers=22,
+        heads=32,
+        kv_heads=4,
+        hidden_dim=5632,
+        vocabulary_size=32000,
+        context_length=2048,
+    ),
+    "Llama2-7B": _published(4096, 32, 11008, 32, 32000, 4096),
+    "Llama2-13B": _published(5120, 40, 13824, 40, 32000, 4096),
+    "Llama2-70B": _published(8192, 80, 28672, 8, 32000, 4096),
+    "Llama3-8B": _published(4096, 32, 14336, 8, 128256, 8192),
+    "Llama3-70B": _published(8192, 80, 28672, 8, 128256, 8192),
+    "Llama3.1-405B": replace(
+        _published(16384, 126, 53248, 8, 128256, 131072), rope_scaling=_STRETCHED
+    ),
+}
+
+
+def model(name: str) -> ModelConfig:
+    """The shape of a named size (7B), a published model (llama2-70b), or a model's folder or file.
+
+    Raises ConfigError that names the nearest where there is neither, CheckpointError for a model
+    that cannot be read.
+    """
+    published = {key.lower(): config for key, config in PUBLISHED.items()}
+    key = name.lower().replace("llama-", "llama")
+    if key in published:
+        return published[key]
+    size = name.upper().removeprefix("LLAMA-")
+    if size in SIZES or size in ALIASES:
+        return named(name)
+    from puna.weights.open_model import open_model
+
+    try:
+        return open_model(name).config
+    except CheckpointError:
+        if Path(name).exists():
+            raise
+        raise ConfigError(
+            f"there is no size, published shape, folder or pulled model {name!r}",
+            hint=nearest(name, [*SIZES, *PUBLISHED]),
+        ) from None
+
+
+def shape_of(parameters: float, vocabulary_size: int = 32000) -> ModelConfig:
+    """A LLaMA-like shape with about that many parameters, embeddings included.
+
+    Heads of 128 (fewer values where the model is small), dim / layers as in the paper's sizes;
+    within 5 % of the count from 15M parameters on. Raises ConfigError below 1 million.
+    """
+    if parameters < 1e6:
+        raise ConfigError(f"a model of {parameters:,.0f} parameters is no LLaMA: at least 1M")
+    best: ModelConfig | None = None
+    ideal = (parameters * LAYER_DIM / 12) ** (1 / 3)
+    step = HEAD_DIM if ideal > 8 * HEAD_DIM else 64
+    for dim in range(step, int(1.3 * ideal) + 2 * step, step):
+        empty = _like(dim, 1, vocabulary_size)
+        layer = count.parameters(_like(dim, 2, vocabulary_size)) - count.parameters(empty)
+        layers = round((parameters - count.parameters(empty)) / layer) + 1
+        config = _like(dim, max(1, layers), vocabulary_size)
+        if best is None or _misfit(config, parameters) < _misfit(best, parameters):
+            best = config
+    assert best is not None
+    return best
+
+
+def _like(dim: int, layers: int, vocabulary_size: int) -> ModelConfig:
+    return ModelConfig(
+        dim=dim,
+        layers=layers,
+        heads=max(1, dim // HEAD_DIM) if dim % HEAD_DIM == 0 else dim // 64,
+        vocabulary_size=vocabulary_size,
+        context_length=2048,
+        multiple_of=256 if dim > 1024 else 64,
+        tied_embeddings=dim <= 768,
+    )
+
+
+def _misfit(config: ModelConfig, parameters: float) -> float:
+    """How far a shape is from the count, and (much less) from the paper's dim / layers."""
+    away = abs(count.parameters(config) / parameters - 1)
+    aspect = config.dim / config.layers / LAYER_DIM
+    return 10 * away + max(aspect, 1 / aspect)
