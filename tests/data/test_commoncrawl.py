@@ -179,6 +179,14 @@ def test_damage_is_told_with_its_place_and_the_rest_is_read(data: bytes, expecte
     assert all("at byte" in one.detail for one in read(data) if isinstance(one, Dropped))
 
 
+@pytest.mark.parametrize("packed", [gzip.compress, bytes])
+def test_an_arc_file_is_damage_that_says_what_makes_a_warc_of_it(packed):
+    old = b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 75\n1 0 InternetArchive\n" * 9
+    (dropped,) = read(packed(old), name="a.arc.gz")
+    assert dropped.reason == DAMAGED
+    assert "at byte 0: an ARC file, which `warcio recompress OLD.arc.gz" in dropped.detail
+
+
 def test_a_list_of_paths_stands_for_addresses():
     listed = gzip.compress(b"crawl-data/CC-MAIN-2019-30/wet.paths\ncc-index/a.gz\n")
     assert read_paths(io.BytesIO(listed), "wet.paths.gz") == [

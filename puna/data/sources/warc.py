@@ -5,6 +5,7 @@ After damage, reading goes on at the next record: the next gzip member, or the n
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from collections.abc import Generator, Iterator
@@ -22,7 +23,9 @@ _READ_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b\x08"
 _PLAIN = b"\nWARC/"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\n]*)?\r?\n")
-_READABLE = "WARC/1.0, WARC/1.1 or WET, plain or packed by gzip, lz4 or zstd"
+_READABLE = "it should be WARC/1.0, WARC/1.1 or WET, plain or packed by gzip, lz4 or zstd"
+_ARC = b"filedesc:"  # how an ARC begins, WARC's forerunner
+_ARC_HINT = "an ARC file, which `warcio recompress OLD.arc.gz NEW.warc.gz` makes a WARC of"
 
 
 class Damage(NamedTuple):
@@ -80,9 +83,18 @@ def _until_damage(file: BinaryIO, start: int) -> Generator[Record | Damage, None
                 place, f"in the record that begins here, or after it: {str(error)[:100]!a}"
             )
         elif start == 0:
-            yield Damage(place, f"{error}: it should be {_READABLE}")
+            yield Damage(place, _ARC_HINT if _is_arc(file) else f"{error}: {_READABLE}")
         return place
     return None if is_begun else place
+
+
+def _is_arc(file: BinaryIO) -> bool:
+    file.seek(0)
+    head = file.read(_READ_BYTES)
+    if head.startswith(_GZIP):
+        with contextlib.suppress(zlib.error):
+            head = zlib.decompressobj(wbits=31).decompress(head, len(_ARC))
+    return head.startswith(_ARC)
 
 
 def _read(record: WarcRecord, place: int) -> Record | Damage | None:
