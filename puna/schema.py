@@ -29,6 +29,7 @@ VERSIONS = {
     "puna.evaluation": 1,
     "puna.pulled": 1,
     "puna.packed": 1,
+    "puna.law": 1,
 }
 
 
