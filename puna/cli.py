@@ -29,6 +29,7 @@ VERBS = {
     "quantize": ("puna.commands.quantize", "a model as a GGUF of few bits a weight"),
     "bench": ("puna.commands.bench", "how fast a model runs here, beside memory's limit"),
     "report": ("puna.commands.report", "one self-contained page about a training run"),
+    "plan": ("puna.commands.plan", "which model to train, and what it will cost"),
     "sizes": ("puna.commands.sizes", "the family's sizes: parameters, memory, compute"),
     "doctor": ("puna.commands.doctor", "what this machine has and what it lacks"),
     "demo": ("puna.commands.demo", "text to a trained model to a report, in minutes"),
@@ -38,7 +39,7 @@ GROUPS = {
     "train": ("train", "evaluate", "perplexity", "report"),
     "use": ("generate", "chat", "serve", "bench"),
     "weights": ("pull", "cache", "inspect", "convert", "quantize"),
-    "machine": ("sizes", "doctor", "demo"),
+    "machine": ("plan", "sizes", "doctor", "demo"),
 }
 EXAMPLES = """examples:
   puna demo                                         the whole way on public text

@@ -119,7 +119,7 @@ def _csv_run(row: dict[str, Any], where: str) -> Run:
             raise DataError(f"{where}: {name} should be a number above 0, found {row[name]!r:.40}")
     parameters = values["parameters"]
     tokens = values.get("tokens") or values["flops"] / 6 / parameters
-    return Run(row.get("name") or where.rpartition("/")[2], parameters, tokens, values["loss"])
+    return Run(row.get("name") or where[where.rindex("row") :], parameters, tokens, values["loss"])
 
 
 def _trained_run(path: Path, counts: Counts) -> tuple[Run | None, list[str]]:

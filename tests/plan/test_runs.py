@@ -94,7 +94,7 @@ def test_tables_give_tokens_or_flops(tmp_path: Path):
     path = tmp_path / "runs.csv"
     path.write_text("# mine\nname,parameters,tokens,loss\nfirst,1e6,2e7,4.5\n,2e6,4e7,4.0\n")
     runs = read_runs([path]).runs
-    assert runs == (("first", 1e6, 2e7, 4.5), ("runs.csv row 2", 2e6, 4e7, 4.0))
+    assert runs == (("first", 1e6, 2e7, 4.5), ("row 2", 2e6, 4e7, 4.0))
     path.write_text("loss, parameters, flops\n4.5,1e6,1.2e14\n")
     assert read_runs([path]).runs[0].tokens == pytest.approx(2e7)
 
