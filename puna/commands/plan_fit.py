@@ -151,7 +151,7 @@ def _advice(fitted: Fitted) -> list[str]:
     for flops in (largest, 100 * largest):
         size, tokens = law.optimum(flops)
         lines.append(
-            f"  {flops:.1e} FLOPs: {human_count(size)} on {human_count(tokens)} tokens "
+            f"  {flops:.1e}: {human_count(size)} on {human_count(tokens)} tokens "
             f"({tokens / size:.3g} a parameter), loss {law.loss(size, tokens):.3f}"
         )
     lines[-1] += ", extrapolated"
