@@ -10,7 +10,7 @@ BIN = .venv/bin
 SETUP = $(PYTHON) tools/setup.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)" --gpu "$(GPU)"
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-browser test-kill test-cluster test-fuzz test-api test-clients test-stress test-sanitize test-valgrind test-arm wheel bench docs clean
+.PHONY: help demo test test-browser test-kill test-cluster test-stores test-fuzz test-api test-clients test-stress test-sanitize test-valgrind test-arm wheel bench docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test-kill:  ## kill training runs at random steps, resume, compare loss by loss
 test-cluster:  ## a build on a Ray cluster of two nodes, killed in the middle (needs user namespaces)
 	@$(SETUP) dev,cluster
 	$(BIN)/python -m pytest -m cluster
+
+test-stores:  ## builds from and to s3:// and gs://, on servers that run here
+	@$(SETUP) dev,stores
+	$(BIN)/python -m pytest -m stores
 
 # Small files belong in memory; malloc gives large blocks back, so that none hides in freed memory.
 FUZZ_ENV = TMPDIR=$(firstword $(wildcard /dev/shm /tmp)) MALLOC_MMAP_THRESHOLD_=131072 \

@@ -27,6 +27,10 @@ PARTIAL = ".partial-"
 GLOB = "*?["
 # An upload to these is seen when it is complete; elsewhere a file is renamed once it is there.
 _WHOLE_UPLOADS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
+_KEYS = {
+    "s3": "s3fs takes AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws; try `aws s3 ls`",
+    "gs": "gcsfs takes what `gcloud auth application-default login` leaves",
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ def _reached(path: str) -> Iterator[None]:
     except PunaError:
         raise
     except Exception as error:
-        raise DataError(f"{path} cannot be reached: {type(error).__name__}: {error}") from None
+        hint = _KEYS.get(path.partition("://")[0])
+        message = f"{path} cannot be reached: {type(error).__name__}: {error}"
+        raise DataError(message, hint=hint) from None
 
 
 def require_writable(folder: str) -> None:
@@ -234,11 +240,11 @@ def _upload(local: str, path: str) -> None:
     filesystem, inner = _filesystem(path)
     protocols = filesystem.protocol
     names = {protocols} if isinstance(protocols, str) else set(protocols)
-    folder = inner.rpartition("/")[0]
-    filesystem.makedirs(folder, exist_ok=True)
     if names & _WHOLE_UPLOADS:
         filesystem.put_file(local, inner)
         return
+    folder = inner.rpartition("/")[0]
+    filesystem.makedirs(folder, exist_ok=True)
     partial = f"{folder}/{_partial_name(name_of(inner))}"
     filesystem.put_file(local, partial)
     filesystem.mv(partial, inner)
