@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TextIO
 
+from puna.errors import UsageError
+
 Progress = Callable[[str, float, float], object]  # a stage, what is done of it, the whole
 
 SHORT_SECONDS = 1.5  # a stage that takes longer gets a bar, which shows itself 0.5 s later
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}  # of counts
+COUNT = re.compile(r"\$?\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,3})?)\s*([kKmMbBtT]?)")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
@@ -153,10 +157,22 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def human_count(value: float) -> str:
     """A count in three digits: 950, 12.3k, 6.74B."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for suffix in ("T", "B", "M", "k"):
+        limit = SUFFIXES[suffix.lower()]
         if abs(value) >= limit * 0.9995:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def parse_count(text: str) -> float:
+    """The number in 13B, 1.4T, 500k, $2M or 3e9: what `human_count` writes, and more.
+
+    Raises UsageError for anything else, and for what is not finite or below 0.
+    """
+    found = COUNT.fullmatch(text)
+    if found is None:
+        raise UsageError(f"expected a count such as 500k, 13B or 1.4T, got {text[:40]!r}")
+    return float(found[1]) * SUFFIXES[found[2].lower()]
 
 
 def human_bytes(value: float) -> str:

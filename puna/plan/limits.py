@@ -1,0 +1,109 @@
+"""What a plan must keep to: memory, latency, speed, data, days, money."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from puna.console import human_bytes, human_count, human_duration
+from puna.model.sizes import ModelConfig
+from puna.plan import memory, speed
+from puna.plan.candidates import Choices, Load, Serving, Training
+from puna.plan.devices import Device
+from puna.plan.law import FloatArray
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on something of a model; where `per_token`, `measure` is of one training token."""
+
+    label: str
+    bound: float
+    measure: Callable[[ModelConfig], float]
+    show: Callable[[float], str]
+    per_token: bool = False
+    at_least: bool = False
+
+    def measured(self, choices: Choices) -> FloatArray:
+        """The measure of every choice [choices]."""
+        return np.array([self.measure(config) for config in choices.configs], dtype=np.float64)
+
+    def share(self, values: FloatArray) -> FloatArray:
+        """How much of the bound each value takes; above 1 it is broken."""
+        with np.errstate(divide="ignore"):
+            return self.bound / values if self.at_least else values / self.bound
+
+
+@dataclass(frozen=True)
+class Home:
+    """One device that must hold the model and answer on it, one request at a time."""
+
+    name: str
+    memory_bytes: float
+    device: Device | None = None  # None: only its memory is known
+    kind: str = "Q4_0"
+
+
+def fits(home: Home, load: Load) -> Limit:
+    """Weights, and keys and values of one request, in the device's memory."""
+
+    def needed(config: ModelConfig) -> float:
+        return memory.weight_bytes(config, home.kind) + memory.kv_bytes(config, load.length)
+
+    label = f"in the memory of {home.name} ({home.kind})"
+    return Limit(label, home.memory_bytes, needed, human_bytes)
+
+
+def first_token(device: Device, kind: str, load: Load, seconds: float) -> Limit:
+    """Seconds until a prompt is read."""
+
+    def reading(config: ModelConfig) -> float:
+        return speed.prefill_seconds(config, load.prompt, device, kind=kind)
+
+    label = f"first token of {load.prompt:,} read, on {device.name} ({kind})"
+    return Limit(label, seconds, reading, human_duration)
+
+
+def decoding(device: Device, kind: str, load: Load, tokens_per_second: float) -> Limit:
+    """Tokens a second of one request, in the middle of its answer."""
+    middle = load.prompt + load.output // 2
+
+    def writing(config: ModelConfig) -> float:
+        return speed.decode_tokens_per_second(config, device, kind=kind, context=middle)
+
+    label = f"tokens a second on {device.name} ({kind})"
+    return Limit(label, tokens_per_second, writing, human_count, at_least=True)
+
+
+def servable(serving: Serving, load: Load) -> Limit:
+    """Weights and one request on the devices of one node."""
+
+    def needed(config: ModelConfig) -> float:
+        return serving.group_bytes(config, load)
+
+    label = f"on one node of {serving.device.node_devices} x {serving.device.name} ({serving.kind})"
+    return Limit(label, serving.node_bytes, needed, human_bytes)
+
+
+def days(train: Training, most: float) -> Limit:
+    """Days of training."""
+
+    def each(config: ModelConfig) -> float:
+        return speed.training_seconds(config, 1, train.device, train.devices) / DAY
+
+    label = f"days of training on {train.devices} x {train.device.name}"
+    return Limit(label, most, each, human_count, per_token=True)
+
+
+def data(most_tokens: float) -> Limit:
+    """Tokens of text that there are."""
+    return Limit("tokens of text", most_tokens, lambda _config: 1.0, human_count, per_token=True)
+
+
+def training_money(price: Callable[[ModelConfig], float], most_usd: float) -> Limit:
+    """USD of training."""
+    return Limit("USD of training", most_usd, price, human_count, per_token=True)

@@ -1,0 +1,326 @@
+"""Which model should be trained, if it also has to be run?
+
+Chinchilla asks for the least loss of a training compute. Here the bill has two parts (LLaMA's
+introduction; Sardana et al. 2024, arXiv 2401.00448):
+
+    cost = training(N) · D + inference(N) · tokens of its life        least, for a loss
+    or the least loss for a cost
+
+over real shapes, with what every token really costs on the devices at hand, within limits. Each
+shape's D follows from the loss or from what money is left, so nothing is searched but the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from puna.console import human_count
+from puna.errors import ConfigError
+from puna.model.sizes import ModelConfig
+from puna.plan.candidates import Choices
+from puna.plan.known import Trained
+from puna.plan.law import SUSPECT, FloatArray, Law
+from puna.plan.limits import Limit
+
+ROUNDING = 1e-9  # by which a share of exactly 1 may be computed too large
+COVERAGE = 0.9  # of the draws, in every interval of an answer
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A loss to reach, or a model to be as good as (by the same law); or the most money in all.
+
+    With a loss and money, money is a limit. With neither loss nor money the limits must bound
+    the training, and the least loss within them is wanted.
+    """
+
+    loss: float | None = None
+    as_good_as: Trained | None = None
+    budget_usd: float | None = None
+
+    def target(self, law: Law) -> float | None:
+        """The loss to reach under a law; None where the least one is wanted."""
+        return law.loss(*self.as_good_as) if self.as_good_as else self.loss
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that decides an answer: the law, what is wanted, how much it will be used, what each
+    shape costs, and what it must keep to."""
+
+    law: Law
+    goal: Goal
+    choices: Choices
+    inference_tokens: float = 0.0
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model: its shape, parameters as the law counts them, training tokens, loss, money."""
+
+    config: ModelConfig
+    parameters: float
+    tokens: float
+    loss: float
+    training_usd: float
+    inference_usd: float
+    broken: tuple[str, ...] = ()  # limits that it does not keep to
+
+    @property
+    def total_usd(self) -> float:
+        """Training and inference."""
+        return self.training_usd + self.inference_usd
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A limit, and what the answer takes of it."""
+
+    label: str
+    value: str
+    bound: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Band:
+    """What the laws of runs drawn again say: intervals that hold 90 % of them.
+
+    `loss` is that of the answer itself; the others are of the best plan under each law.
+    `unanswered` is the share of laws under which nothing keeps to the limits.
+    """
+
+    loss: tuple[float, float]
+    parameters: tuple[float, float]
+    tokens: tuple[float, float]
+    total_usd: tuple[float, float]
+    unanswered: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best plan, beside others of the same loss; None where a size never reaches it."""
+
+    plan: Plan
+    chinchilla: Plan  # least training, whatever its use costs, and free of limits
+    half: Plan | None
+    twice: Plan | None
+    break_even_tokens: float | None  # of inference, from which on the plan beats Chinchilla's
+    kept: tuple[Kept, ...]
+    band: Band | None  # None where the law has no draws
+    warnings: tuple[str, ...]
+
+
+def answer(question: Question) -> Answer:
+    """The best plan for the question, with its alternatives, its uncertainty and its warnings.
+
+    Raises ConfigError where nothing does: it says which limits are to blame, and by how much.
+    """
+    goal, law, choices = question.goal, question.law, question.choices
+    target = goal.target(law)
+    if target is not None and target <= law.e:
+        law.cheapest(target)  # raises
+    problem = _Problem(question)
+    best = problem.best(law)
+    if best is None:
+        raise ConfigError(problem.reasons(law), hint="relax one of them, or ask for less")
+    index, tokens = best
+    plan = problem.plan(index, tokens, law)
+    same_loss = law.tokens_for(plan.loss, choices.parameters)
+    trained = int(np.argmin(same_loss * choices.training))
+    chinchilla = problem.plan(trained, float(same_loss[trained]), law)
+    half, twice = (
+        problem.plan(other, float(same_loss[other]), law)
+        if math.isfinite(same_loss[other])
+        else None
+        for other in (choices.nearest(plan.parameters / 2), choices.nearest(plan.parameters * 2))
+    )
+    cheaper = choices.inference[trained] - choices.inference[index]
+    more = plan.training_usd - chinchilla.training_usd
+    return Answer(
+        plan=plan,
+        chinchilla=chinchilla,
+        half=half,
+        twice=twice,
+        break_even_tokens=more / cheaper if cheaper > 0 and trained != index else None,
+        kept=problem.kept(index, tokens),
+        band=problem.band(plan, law.draws) if law.draws else None,
+        warnings=tuple(_warnings(question, plan, index)),
+    )
+
+
+def _warnings(question: Question, plan: Plan, index: int) -> list[str]:
+    """Why not to believe every digit."""
+    law, found = question.law, []
+    beyond = law.fitted.outside(plan.parameters, plan.tokens) if law.fitted else []
+    if beyond:
+        found.append(f"extrapolated beyond the runs behind the law {law.name}: {', '.join(beyond)}")
+    if law.fitted and plan.tokens / plan.parameters > law.fitted.tokens_per_parameter[1]:
+        found.append(
+            "laws of shorter training promise too much of so long a one (arXiv 2401.00448)"
+        )
+    if law.name in SUSPECT:
+        found.append(f"the law {law.name} is suspect: {SUSPECT[law.name]}")
+    if not law.draws:
+        found.append(f"no intervals: the law {law.name} comes without refits")
+    if index in (0, len(question.choices.configs) - 1):
+        found.append(f"the {'smallest' if index == 0 else 'largest'} size that was tried")
+    return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Something that every choice must keep to, with each one's share of it [choices]."""
+
+    label: str
+    share: FloatArray
+    values: FloatArray
+    bound: float
+    show: Callable[[float], str]
+    is_least: bool = False  # the bound is a lower one
+    of_tokens: bool = False  # it depends on the training tokens
+
+    def said(self, index: int, size: float) -> str:
+        """How far one choice is from the bound."""
+        best, bound = self.show(float(self.values[index])), self.show(self.bound)
+        wanted = "asked for" if self.is_least else "allowed"
+        return (
+            f"{self.label}: {best} at best (by {human_count(size)} parameters), {bound} {wanted}, "
+            f"{self.share[index]:.3g} times {'short' if self.is_least else 'over'}"
+        )
+
+
+class _Problem:
+    """A question with what does not change between laws worked out once."""
+
+    def __init__(self, question: Question) -> None:
+        self.goal, self.limits, self.choices = question.goal, question.limits, question.choices
+        self.measured = [limit.measured(self.choices) for limit in self.limits]
+        used = question.inference_tokens
+        self.lifetime_usd = self.choices.inference * used if used else 0 * self.choices.training
+
+    def tokens(self, law: Law) -> FloatArray:
+        """Training tokens of each choice: those the loss takes, or all that can be had [choices].
+
+        Raises ConfigError where neither a loss nor money nor a limit bounds them.
+        """
+        target = self.goal.target(law)
+        if target is not None:
+            return law.tokens_for(target, self.choices.parameters)
+        tokens = np.full_like(self.choices.parameters, math.inf)
+        if self.goal.budget_usd is not None:
+            tokens = (self.goal.budget_usd - self.lifetime_usd) / self.choices.training
+        for limit, each in zip(self.limits, self.measured, strict=True):
+            tokens = np.minimum(tokens, limit.bound / each) if limit.per_token else tokens
+        if not np.isfinite(tokens).any():
+            raise ConfigError(
+                "nothing bounds the training: neither a loss to reach nor money, days or data",
+                hint="a loss, a model to be as good as, or a budget",
+            )
+        return np.maximum(tokens, 0.0)
+
+    def rows(self, law: Law, tokens: FloatArray) -> list[_Row]:
+        """What each choice must keep to with so many tokens."""
+        target, budget = self.goal.target(law), self.goal.budget_usd
+        rows = []
+        if target is not None:
+            least = law.least_parameters(target)
+            sizes = self.choices.parameters
+            label = f"parameters, for a loss of {target:.4g}"
+            rows.append(_Row(label, least / sizes, sizes, least, human_count, is_least=True))
+        if budget is not None:
+            usd = self.lifetime_usd + self.choices.training * tokens
+            rows.append(_Row("USD in all", usd / budget, usd, budget, human_count, of_tokens=True))
+        for limit, each in zip(self.limits, self.measured, strict=True):
+            values = each * tokens if limit.per_token else each
+            row = _Row(limit.label, limit.share(values), values, limit.bound, limit.show)
+            rows.append(replace(row, is_least=limit.at_least, of_tokens=limit.per_token))
+        return rows
+
+    def best(self, law: Law) -> tuple[int, float] | None:
+        """The choice and its tokens: the cheapest that reaches the loss, or the one of least loss;
+        None where none keeps to the limits."""
+        tokens = self.tokens(law)
+        kept = np.isfinite(tokens) & (tokens > 0)
+        for row in self.rows(law, tokens):
+            kept &= row.share <= 1 + ROUNDING
+        if not kept.any():
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.goal.target(law) is None:
+                score = law.loss(self.choices.parameters, tokens)
+            else:
+                score = self.choices.training * tokens + self.lifetime_usd
+        index = int(np.where(kept, score, math.inf).argmin())
+        return index, float(tokens[index])
+
+    def plan(self, index: int, tokens: float, law: Law) -> Plan:
+        """One choice trained on so many tokens."""
+        size = float(self.choices.parameters[index])
+        rows = self.rows(law, np.full_like(self.choices.parameters, tokens))
+        return Plan(
+            config=self.choices.configs[index],
+            parameters=size,
+            tokens=tokens,
+            loss=law.loss(size, tokens),
+            training_usd=float(self.choices.training[index] * tokens),
+            inference_usd=float(self.lifetime_usd[index]),
+            broken=tuple(row.label for row in rows if row.share[index] > 1 + ROUNDING),
+        )
+
+    def kept(self, index: int, tokens: float) -> tuple[Kept, ...]:
+        """Each limit with what the choice takes of it."""
+        found = []
+        for limit, each in zip(self.limits, self.measured, strict=True):
+            value = each[index : index + 1] * (tokens if limit.per_token else 1)
+            share = float(limit.share(value)[0])
+            found.append(
+                Kept(limit.label, limit.show(float(value[0])), limit.show(limit.bound), share)
+            )
+        return tuple(found)
+
+    def reasons(self, law: Law) -> str:
+        """Why nothing keeps to all limits: each that alone is in the way, and by how much; else
+        what the nearest miss breaks."""
+        rows = self.rows(law, self.tokens(law))
+        sizes, alone = self.choices.parameters, []
+        for row in rows:
+            reaches = row.is_least and row is rows[0] and self.goal.target(law) is not None
+            others = [one for one in rows if one is not row and not (reaches and one.of_tokens)]
+            keeps = np.all([one.share <= 1 + ROUNDING for one in others] or [sizes > 0], axis=0)
+            index = int(np.where(keeps, row.share, math.inf).argmin())
+            if keeps[index] and math.isfinite(row.share[index]):
+                alone.append((float(row.share[index]), row.said(index, float(sizes[index]))))
+        if alone:
+            lines = [line for _share, line in sorted(alone)]
+            head = "no model keeps to all that is asked"
+            return "\n  - ".join([f"{head}; to relax one of these is enough:", *lines])
+        index = int(np.max([row.share for row in rows], axis=0).argmin())
+        broken = [row for row in rows if row.share[index] > 1 + ROUNDING]
+        lines = [row.said(index, float(sizes[index])) for row in broken]
+        return "\n  - ".join(["no model keeps to all that is asked; the nearest miss:", *lines])
+
+    def band(self, plan: Plan, draws: Sequence[Law]) -> Band:
+        """What the laws of runs drawn again say of the plan, and would plan themselves."""
+        others = [self.best(draw) for draw in draws]
+        found = [
+            (float(self.choices.parameters[index]), tokens, self._total(index, tokens))
+            for index, tokens in (one for one in others if one is not None)
+        ]
+        columns = np.array(found).T if found else np.full((3, 1), math.nan)
+        sizes, tokens, totals = (_interval(values) for values in columns)
+        losses = np.array([draw.loss(plan.parameters, plan.tokens) for draw in draws])
+        return Band(_interval(losses), sizes, tokens, totals, 1 - len(found) / len(draws))
+
+    def _total(self, index: int, tokens: float) -> float:
+        return float(self.choices.training[index] * tokens + self.lifetime_usd[index])
+
+
+def _interval(values: FloatArray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
