@@ -165,10 +165,10 @@ def words_of_spm(vocabulary: Vocabulary) -> tuple[re.Pattern[str] | None, str]:
     if _CROSSES_WORDS.search(pieces):
         return None, "some pieces reach from one word into the next"
     if "\n" in pieces or " " in pieces:
-        return re.compile(r" *[^ ]+| +"), ""
+        return re.compile(r" *+[^ ]++| ++"), ""
     if _CROSSES_LETTERS.search(pieces):
-        return re.compile(r"\n| *[^ \n]+| +"), ""
-    return re.compile(rf"\n| *[{_LETTERS}]+| *[^{_LETTERS} \n]+| +"), ""
+        return re.compile(r"\n| *+[^ \n]++| ++"), ""
+    return re.compile(rf"\n| *+[{_LETTERS}]++| *+[^{_LETTERS} \n]++| ++"), ""
 
 
 class guarded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from puna import hardware
@@ -38,15 +38,20 @@ class WordCache:
         """
         if self._words is None:
             return _as_bytes(self._encoder.encode(text))
-        words: Iterable[str] = (
-            self._words.findall(text)
-            if len(text) <= LONG_TEXT
-            else (
-                match[0]
-                for match in self._words.finditer(text)  # other threads go on between words
-            )
-        )
-        return b"".join(map(self._memory.__getitem__, words))
+        ids = self._memory.__getitem__
+        return b"".join([b"".join(map(ids, some)) for some in self._cut(text)])
+
+    def _cut(self, text: str) -> Iterator[list[str]]:
+        """The words of LONG_TEXT characters at a time: between these other threads go on."""
+        assert self._words
+        begin, size = 0, LONG_TEXT
+        while begin < len(text):
+            some = self._words.findall(text, begin, begin + size)
+            if begin + size < len(text):
+                some.pop()  # it may be longer
+            size = LONG_TEXT if some else 2 * size
+            begin += sum(map(len, some))  # words leave nothing out
+            yield some
 
     def encode_many(self, texts: Sequence[str], cores: int | None = None) -> list[bytes]:
         """The ids of each text; without a memory, and on many cores, by the library at once."""

@@ -12,38 +12,22 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from puna.data.words import Numbers, words_of
+
 Unit = Literal["words", "characters"]
-Numbers = NDArray[np.uint64]
 Signature = NDArray[np.uint32]
 
 PERMUTATIONS = 128
-KIND = b"puna.minhash.1\n\0"  # opens a file of signatures: those of other kinds mean nothing here
+KIND = b"puna.minhash.2\n\0"  # opens a file of signatures: those of other kinds mean nothing here
 
-_PIECE_CHARACTERS = 1 << 20
 _BLOCK_GRAMS = 512  # 512 x 128 numbers of 4 bytes stay in the second cache
-_KNOWN_WORDS = 1 << 19
 _WORD = re.compile(r"\w+")
 _MIXERS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))  # of MurmurHash3
-
-
-class _WordNumbers(dict[str, int]):
-    """A number for each word, remembered, since most words come again."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _KNOWN_WORDS:
-            self.clear()
-        digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
-        number = self[word] = int.from_bytes(digest, "little")
-        return number
-
-
-_WORD_NUMBERS = _WordNumbers()
 
 
 def _drawn(count: int, label: bytes) -> NDArray[np.uint32]:
@@ -61,7 +45,9 @@ def grams(text: str, unit: Unit = "words", length: int = 5) -> Numbers:
     Letters count as small, punctuation as nothing. A shorter text is one run; without a letter
     or digit it has none. Characters are SlimPajama's way (13), with one space between words.
     """
-    numbers = _word_numbers(text) if unit == "words" else _character_numbers(text)
+    numbers = (
+        words_of(text.lower(), "marks").numbers if unit == "words" else _character_numbers(text)
+    )
     if not len(numbers):
         return numbers
     length = min(length, len(numbers))
@@ -116,23 +102,6 @@ def _mix(numbers: Numbers) -> Numbers:
     return numbers ^ (numbers >> np.uint64(33))
 
 
-def _word_numbers(text: str) -> Numbers:
-    found = [
-        np.fromiter(map(_WORD_NUMBERS.__getitem__, _WORD.findall(piece)), np.uint64)
-        for piece in _pieces(text.lower())
-    ]
-    return np.concatenate(found) if found else np.empty(0, np.uint64)
-
-
 def _character_numbers(text: str) -> Numbers:
     plain = " ".join(_WORD.findall(unicodedata.normalize("NFC", text).lower()))
     return np.frombuffer(plain.encode("utf-32-le"), "<u4").astype(np.uint64)
-
-
-def _pieces(text: str) -> list[str]:
-    """A text in pieces that end between words, so that a long one's words are few at a time."""
-    ends = [0]
-    while ends[-1] < len(text):
-        space = text.find(" ", ends[-1] + _PIECE_CHARACTERS)
-        ends.append(len(text) if space < 0 else space)
-    return [text[begin:end] for begin, end in pairwise(ends)]

@@ -13,6 +13,7 @@ from puna.data.quality.rules_gopher import (
     quality_problem,
     repetition_problem,
 )
+from puna.data.words import words_of
 
 EXCERPT_CHARACTERS = 200
 
@@ -45,7 +46,7 @@ def _judged(document: Document, settings: Settings) -> Document | Dropped:
 
 
 def _gopher_problem(text: str, settings: Settings) -> str | None:
-    words = text.split()
+    words = words_of(text)
     problem = quality_problem(text, words, settings.quality) if settings.quality else None
     if problem or not settings.repetition:
         return problem

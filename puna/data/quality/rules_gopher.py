@@ -6,6 +6,7 @@ frequent one with a space between them, as in datatrove; shares are of the text'
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from puna.data.words import Words, words_of
 
 _PARAGRAPHS = re.compile(r"\n[^\S\n]*\n\s*")
 _ELLIPSES = ("...", "…")
@@ -58,12 +61,12 @@ class GopherRepetition:
     )
 
 
-def quality_problem(text: str, words: list[str], rules: GopherQuality) -> str | None:
+def quality_problem(text: str, words: Words, rules: GopherQuality) -> str | None:
     """The first rule of quality that a text with these words does not meet; None for a good one."""
     count = len(words)
     if not rules.min_words <= count <= rules.max_words:
         return "few words" if count < rules.min_words else "many words"
-    mean = sum(map(len, words)) / count
+    mean = int(words.characters.sum()) / count
     if not rules.min_mean_word_characters <= mean <= rules.max_mean_word_characters:
         return "mean word length"
     if text.count("#") > rules.max_hash_signs_per_word * count:
@@ -75,17 +78,15 @@ def quality_problem(text: str, words: list[str], rules: GopherQuality) -> str | 
         return "bullet lines"
     if sum(line.endswith(_ELLIPSES) for line in lines) > rules.max_ellipsis_lines * len(lines):
         return "ellipsis lines"
-    lettered = sum(map(str.isalpha, words))
+    lettered = int(np.count_nonzero(words.begins_with_letter))
     if lettered < rules.min_words_with_letters * count:
-        lettered = sum(any(map(str.isalpha, word)) for word in words)
+        lettered = sum(any(map(str.isalpha, word)) for word in text.split())
     if lettered < rules.min_words_with_letters * count:
         return "words without letters"
-    if rules.min_stop_words and len({*rules.stop_words} & {*words}) < rules.min_stop_words:
-        return "stop words"
-    return None
+    return None if _has_stop_words(words, rules) else "stop words"
 
 
-def repetition_problem(text: str, words: list[str], rules: GopherRepetition) -> str | None:
+def repetition_problem(text: str, words: Words, rules: GopherRepetition) -> str | None:
     """The first rule of repetition that a text does not meet; None for one that repeats little."""
     size = len(text)
     limits = (
@@ -113,6 +114,21 @@ def repetition_problem(text: str, words: list[str], rules: GopherRepetition) -> 
     return None
 
 
+def _has_stop_words(words: Words, rules: GopherQuality) -> bool:
+    wanted = rules.min_stop_words
+    for number in _numbers(rules.stop_words):
+        if wanted <= 0:
+            break
+        wanted -= bool((words.numbers == number).any())
+    return wanted <= 0
+
+
+@functools.cache
+def _numbers(words: tuple[str, ...]) -> tuple[np.uint64, ...]:
+    """The numbers of different words, in their order."""
+    return tuple(dict.fromkeys(words_of(" ".join(words)).numbers))
+
+
 def _lines(text: str) -> list[str]:
     return [line for one in text.splitlines() if (line := one.strip())]
 
@@ -131,12 +147,11 @@ class _NGrams:
     n-gram, spare most texts the exact count, which takes ten times as long.
     """
 
-    def __init__(self, words: list[str]) -> None:
-        numbers = {word: number for number, word in enumerate(dict.fromkeys(words), start=1)}
-        self._ids = np.fromiter(map(numbers.__getitem__, words), np.uint64, len(words))
+    def __init__(self, words: Words) -> None:
+        self._words = words
         self._ends = np.zeros(len(words) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, words), np.int64, len(words)), out=self._ends[1:])
-        self._keys, self._length = self._ids, 1
+        np.cumsum(words.characters, out=self._ends[1:])
+        self._keys, self._length = words.numbers, 1
         self._most = self._repeats = len(words)  # bounds, smaller as n-grams grow
 
     def has_top_above(self, length: int, limit: float) -> bool:
@@ -159,14 +174,23 @@ class _NGrams:
         if self._repeats * longest <= limit:
             return False
         self._repeats = len(keys) - len(_run_starts(keys)) - 1
-        if self._repeats * longest <= limit:
+        if self._repeats * longest <= limit or self._in_repeats(keys, length) <= limit:
             return False
         return sum(_repeated_widths(keys.tolist(), widths.tolist(), length)) > limit
+
+    def _in_repeats(self, keys: _Keys, length: int) -> int:
+        """The characters of all words in n-grams that came before: more cannot be read."""
+        order = np.argsort(keys, kind="stable")
+        repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
+        begun = np.zeros(len(self._words) + 1, np.int64)
+        begun[repeated] += 1
+        begun[repeated + length] -= 1
+        return int(self._words.characters[np.cumsum(begun[:-1]) > 0].sum())
 
     def _grow(self, length: int) -> tuple[_Keys, _Widths]:
         """The keys of all n-grams of this length, and their characters."""
         while self._length < length:
-            longer = self._ids[self._length :]
+            longer = self._words.numbers[self._length :]
             self._keys = self._keys[: len(longer)] * _MULTIPLIER + longer
             self._length += 1
         count = len(self._keys)

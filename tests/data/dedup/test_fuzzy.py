@@ -57,7 +57,7 @@ def test_case_and_punctuation_do_not_count_and_long_texts_are_cut_between_words(
     assert len(grams("... !")) == 0
     text = a_text(1)
     whole = grams(text)
-    monkeypatch.setattr("puna.data.dedup.minhash._PIECE_CHARACTERS", 50)
+    monkeypatch.setattr("puna.data.words._PIECE", 50)
     assert (grams(text) == whole).all()
 
 

@@ -19,6 +19,7 @@ from puna.data.quality.rules_gopher import (
     quality_problem,
     repetition_problem,
 )
+from puna.data.words import words_of
 from puna.errors import DataError
 
 punkt = pytest.importorskip("punkt", reason="the extra `data` is not installed")
@@ -51,9 +52,9 @@ def agree(text: str, rules: C4Rules, bad_words: list[str]) -> None:
     found = clean_page(text, rules)
     expected = c4(text, bad_words, tokenizer().tokenize)
     assert (None if isinstance(found, Refused) else found) == expected
-    words = text.split()
+    words = words_of(text)
     assert (quality_problem(text, words, GopherQuality()) is None) == is_good(text)
-    if words:
+    if len(words):
         problem = repetition_problem(text, words, GopherRepetition())
         assert (problem is None) == repeats_little(text), problem
 
@@ -124,7 +125,7 @@ def test_samples_are_judged_as_by_the_plain_rules(name: str, c4_rules: C4Rules):
     ],
 )
 def test_each_rule_of_quality_has_its_name(text: str, problem: str | None):
-    assert quality_problem(text, text.split(), GopherQuality()) == problem
+    assert quality_problem(text, words_of(text), GopherQuality()) == problem
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_each_rule_of_quality_has_its_name(text: str, problem: str | None):
     ],
 )
 def test_each_rule_of_repetition_has_its_name(text: str, problem: str | None):
-    assert repetition_problem(text, text.split(), GopherRepetition()) == problem
+    assert repetition_problem(text, words_of(text), GopherRepetition()) == problem
 
 
 LINE = "Here is a line with a number of words."
