@@ -30,6 +30,7 @@ VERSIONS = {
     "puna.pulled": 1,
     "puna.packed": 1,
     "puna.law": 1,
+    "puna.sweep": 1,
 }
 
 

@@ -52,6 +52,18 @@ def train_on_text(
     """
     pieces = recipe.tokenizer.vocabulary_size
     check_machine(RunConfig(_model(recipe, pieces), recipe.train))
+    corpus = make_shards(recipe, text, out, console)
+    console.heading("training")
+    shards = open_shards(out / "shards")
+    told = Told(corpus, command, replace(recipe, model=_model(recipe, pieces)))
+    return train_on_shards(recipe, shards, out, console, told)
+
+
+def make_shards(recipe: Recipe, text: Text, out: Path, console: Console) -> Corpus:
+    """Documents, tokenizer and token shards from text, in `out`; what is done is reused.
+
+    Raises DataError or TokenizerError with what to do.
+    """
     console.heading("documents")
     found = OwnText(text.paths, source=text.source, licence=text.licence, skip_bad=text.skip_bad)
     corpus = build_corpus(found, out / "corpus", recipe.corpus, console)
@@ -63,10 +75,7 @@ def train_on_text(
         pairs = ((document.id, document.text) for document in corpus.documents(split))
         write_shards(pairs, tokenizer, out / "shards" / split, recipe.shards, console)
     keep_tokenizer(out / "shards", tokenizer)
-    console.heading("training")
-    shards = open_shards(out / "shards")
-    told = Told(corpus, command, replace(recipe, model=_model(recipe, pieces)))
-    return train_on_shards(recipe, shards, out, console, told)
+    return corpus
 
 
 @dataclass(frozen=True)

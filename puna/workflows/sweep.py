@@ -1,0 +1,375 @@
+"""The sweep: a ladder of small models, the scaling law they follow, and a prediction put to a test.
+
+  timing/          the smallest and the largest shape for a few steps, from which time is estimated
+  runs/NAME/       one run of the trainer each, with result.json once it is finished
+  law.json         the fitted law: `puna plan ask --law` takes it
+  prediction.json  what the law says of the target; written before the target's first step
+  target/          the target's run
+  sweep.json       all of it together
+Every run is a cosine of its own: with a few million tokens each they cost less than the second
+schedule (a constant rate with branches, Hägele et al. 2024) would save in hours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from puna import config as recipes
+from puna import hardware, schema
+from puna.console import Console, human_count, human_duration, silent
+from puna.data.build.local import LocalProcesses
+from puna.data.build.task import Task, digest_of
+from puna.errors import DataError, TrainingError, missing_package
+from puna.model import count
+from puna.plan import law as laws
+from puna.plan.fit import DRAWS, Fitted, fit
+from puna.plan.runs import Run, Runs, embedding_parameters
+from puna.tokens.mixture import Mixture
+from puna.train.metrics import read_metrics
+from puna.train.only_process import only_process
+from puna.train.pretrain import Inputs, pretrain
+from puna.workflows.ladder import Ladder, Rung
+from puna.workflows.text_to_model import Shards, open_shards
+
+KIND = "puna.sweep"
+COUNTS: tuple[laws.Counts, ...] = ("all", "without embeddings")
+COVERAGE = 0.95
+TIMED_STEPS = 20
+SECONDS_BETWEEN_LOOKS = 2.0
+JOURNAL_END_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a finished run came to; `inputs` is a digest of what decides its loss."""
+
+    name: str
+    inputs: str
+    parameters: int
+    embedding_parameters: int
+    tokens: int
+    loss: float  # held-out, nats a token
+    core_seconds: float
+    token_seconds: float  # median, of training
+
+    def run(self, counts: laws.Counts) -> Run:
+        """The run as a law is fitted to it."""
+        left_out = self.embedding_parameters if counts == "without embeddings" else 0
+        return Run(self.name, self.parameters - left_out, self.tokens, self.loss)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a law says of the target before it is trained: nats a token, 95 % between the bounds.
+
+    `tested_on` is the ladder's largest size: what the law of the smaller ones got wrong there,
+    as the mean size of the relative error, by what N counts.
+    """
+
+    name: str
+    loss: float
+    low: float
+    high: float
+    counts: laws.Counts
+    tested_on: str
+    tests: Mapping[str, float]
+    unix_time: float
+
+    def record(self) -> dict[str, Any]:
+        """The prediction for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep: the runs, the fit, the prediction and the truth."""
+
+    folder: Path
+    measured: tuple[Measured, ...]
+    fitted: Fitted
+    prediction: Prediction
+    truth: Measured
+
+    @property
+    def error(self) -> float:
+        """How much the prediction was off: predicted over measured, less one."""
+        return self.prediction.loss / self.truth.loss - 1
+
+    def record(self) -> dict[str, Any]:
+        """All of it for JSON."""
+        constants = {
+            name: {"value": getattr(self.fitted.law, name), "interval": self.fitted.interval(name)}
+            for name in (*laws.CONSTANTS, "parameter_exponent")
+        }
+        return {
+            "runs": [dataclasses.asdict(one) for one in self.measured],
+            "law": {**self.fitted.law.record(), "constants": constants},
+            "errors": [float(error) for error in self.fitted.errors],
+            "notes": list(self.fitted.notes),
+            "prediction": self.prediction.record(),
+            "truth": dataclasses.asdict(self.truth),
+            "error": self.error,
+        }
+
+
+def sweep(ladder: Ladder, folder: Path, out: Path, console: Console, workers: int) -> Swept:
+    """Train the ladder on the shards in `folder`, fit its law, predict the target, train that.
+
+    What is in `out` already is not done again, and a run that was killed goes on. Raises DataError
+    for too little text or for other runs in `out`, TrainingError for a run that fails three times,
+    MachineError without SciPy.
+    """
+    if not hardware.has_package("scipy"):
+        raise missing_package("scipy", "plan", "fitting the sweep's law")
+    shards = open_shards(folder)
+    pieces, cores = shards.tokenizer.vocabulary_size, hardware.usable_cores()
+    rungs = ladder.rungs(pieces, max(1, cores // workers))
+    target = ladder.target_rung(pieces, cores)
+    _require_text([*rungs, target], shards, folder)
+    with only_process(out):
+        recipes.write(ladder, out / "recipe.toml")
+        trainer = _Trainer(shards, folder, out, console, workers)
+        trainer.estimate(rungs, target)
+        measured = trainer.measure(rungs, "runs")
+        fitted, prediction = _predicted(measured, target, out)
+        tell = f"{prediction.loss:.4f} ({prediction.low:.4f} to {prediction.high:.4f})"
+        console.say(f"predicted  {target.name}: {tell} nats a token; now it is trained")
+        (truth,) = trainer.measure([target], "target")
+        swept = Swept(out, tuple(measured), fitted, prediction, truth)
+        schema.write_json(out / "sweep.json", KIND, swept.record())
+    return swept
+
+
+def _require_text(rungs: Sequence[Rung], shards: Shards, folder: Path) -> None:
+    """Raise DataError unless no run sees a token twice, and all can be measured."""
+    tokens = max(rung.tokens for rung in rungs)
+    train = shards.train
+    has = train.tokens
+    if isinstance(train, Mixture):  # the source that is used up first sets the end
+        has = int(tokens / max(train.epochs(tokens).values()))
+    if tokens > has:
+        raise DataError(
+            f"the longest run wants {tokens:,} tokens, none of them twice; {folder} has {has:,}",
+            hint=f"give {tokens / has:.2g} times the text, or --set tokens=[...] and "
+            "target_tokens=... below what is there",
+        )
+    wanted = rungs[0].config.train.validation_tokens
+    heldout = shards.heldout.tokens if shards.heldout else 0
+    if heldout < wanted:
+        raise DataError(
+            f"every run is measured on the same {wanted:,} held-out tokens, {folder} has "
+            f"{heldout:,}",
+            hint="hold out more (corpus.heldout_every), or --set train.validation_tokens="
+            f"{heldout}; with fewer than 200,000 the loss itself is uncertain by 0.5 %",
+        )
+
+
+class _Trainer:
+    """Trains rungs on processes of this machine, and says how long it takes."""
+
+    def __init__(
+        self, shards: Shards, folder: Path, out: Path, console: Console, workers: int
+    ) -> None:
+        heldout = shards.heldout.fingerprint if shards.heldout else None
+        self.text, self.folder = (shards.train.fingerprint, heldout), folder
+        self.out, self.console, self.workers = out, console, workers
+        self.seconds: dict[str, float] = {}  # of a whole run on one process, by its name
+
+    def estimate(self, rungs: Sequence[Rung], target: Rung) -> None:
+        """Time the cheapest and the dearest shape, two at once as they will run; say what the
+        sweep will take. A token's time is linear in its FLOPs between the two."""
+        by_cost = sorted([*rungs, target], key=_flops)
+        timed = [_shortened(by_cost[0]), _shortened(by_cost[-1])]
+        low, high = (_flops(rung) for rung in timed)
+        first, last = self.measure(timed, "timing")
+        for rung in by_cost:
+            share = (_flops(rung) - low) / max(high - low, 1.0)
+            each = first.token_seconds + share * (last.token_seconds - first.token_seconds)
+            # A held-out token, scored without compilation, takes about as long as a trained one.
+            self.seconds[rung.name] = each * (rung.tokens + rung.config.train.validation_tokens)
+        tokens = sum(rung.tokens for rung in rungs)
+        wall = sum(self.seconds[rung.name] for rung in rungs) / self.workers
+        self.console.say(
+            f"sweep      {len(rungs)} runs, {human_count(tokens)} tokens in all: about "
+            f"{human_duration(wall)} on {self.workers} processes, then {target.name}: about "
+            f"{human_duration(self.seconds[target.name])} on one core, less on all"
+        )
+
+    def measure(self, rungs: Sequence[Rung], kind: str) -> list[Measured]:
+        """Train what is not yet trained, the longest first; what each rung came to, in order."""
+        tasks = {self._task(rung, kind).output: rung for rung in rungs}
+        todo = {path: rung for path, rung in tasks.items() if not Path(path).is_file()}
+        longest_first = sorted(todo.values(), key=lambda rung: -_flops(rung) * rung.tokens)
+        with LocalProcesses(self.workers) as processes, self._watched(longest_first, kind):
+            for done in processes.run([self._task(rung, kind) for rung in longest_first]):
+                if done.error:
+                    raise TrainingError(
+                        f"{done.task.output}: {done.error}",
+                        hint="what is trained is kept: run the command again to go on",
+                    )
+        return [self._read(Path(path), rung) for path, rung in tasks.items()]
+
+    def _task(self, rung: Rung, kind: str) -> Task:
+        folder = self.out / kind / (rung.name if kind != "target" else "")
+        config = rung.config
+        inputs = digest_of(config.learnt(), config.train.validation_tokens, self.text)
+        settings, output = (rung.name, inputs, config), str(folder / "result.json")
+        return Task(f"{__name__}:train_rung", (str(self.folder),), settings, output)
+
+    def _read(self, path: Path, rung: Rung) -> Measured:
+        """A rung's result, which must be of the same recipe and text."""
+        record = schema.read_json(path, KIND)
+        _name, inputs, _config = self._task(rung, "").settings
+        if record.get("inputs") != inputs:
+            raise DataError(
+                f"{path.parent} was trained by another recipe or on other text",
+                hint="give the same ones to go on, or another --out for a new sweep",
+            )
+        return recipes.from_table(Measured, _without_stamp(record), str(path))
+
+    @contextmanager
+    def _watched(self, rungs: Sequence[Rung], kind: str) -> Iterator[None]:
+        """A bar of the seconds that the runs are estimated to take, moved by their journals."""
+        total = sum(self.seconds.get(rung.name, 0.0) for rung in rungs)
+        if not total:
+            yield
+            return
+
+        def done() -> float:
+            folders = {rung: Path(self._task(rung, kind).output).parent for rung in rungs}
+            return sum(
+                self.seconds[rung.name] * tokens_told(folder / "metrics.jsonl") / rung.tokens
+                for rung, folder in folders.items()
+            )
+
+        ended = threading.Event()
+        with self.console.progress(total, kind, "s", initial=done()) as bar:
+
+            def look() -> None:
+                while not ended.wait(SECONDS_BETWEEN_LOOKS):
+                    bar.update(done() - bar.n)
+
+            thread = threading.Thread(target=look, daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+
+
+def train_rung(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
+    """The TaskFunction of one rung: train it in its folder, or go on; write what it came to."""
+    import torch
+
+    name, inputs, config = task.settings
+    shards, folder = open_shards(Path(task.inputs[0])), Path(task.output).parent
+    given = Inputs(shards.train, shards.heldout, shards.tokenizer, {})
+    outcome = pretrain(config, given, folder, silent())
+    if outcome.exit_code:
+        raise SystemExit(outcome.exit_code)  # stopped by a signal, and saved
+    torch.compiler.reset()  # the next rung has another shape
+    run = read_metrics(folder / "metrics.jsonl")
+    loss = run.validations[-1].loss
+    if loss is None:
+        raise TrainingError(f"{folder}: its held-out loss is not a finite number")
+    measured = Measured(
+        name=name,
+        inputs=inputs,
+        parameters=count.parameters(config.model),
+        embedding_parameters=embedding_parameters(config.model),
+        tokens=run.steps[-1].tokens,
+        loss=loss,
+        core_seconds=run.core_seconds,
+        token_seconds=1 / statistics.median(step.tokens_per_second for step in run.steps),
+    )
+    record = {**schema.stamp(KIND), **dataclasses.asdict(measured)}
+    output.write(json.dumps(record).encode("utf-8"))
+
+
+def tokens_told(journal: Path) -> int:
+    """Tokens that a run has seen by the last whole line of its journal that says so; 0 at first."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - JOURNAL_END_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        if line.startswith(b'{"event": "step"') and line.endswith(b"}"):
+            return int(json.loads(line)["tokens"])
+    return 0
+
+
+def _flops(rung: Rung) -> float:
+    return count.training_flops_per_token(rung.config.model)
+
+
+def _shortened(rung: Rung) -> Rung:
+    """The same shape for a few steps."""
+    train = rung.config.train
+    steps, tokens = TIMED_STEPS, train.batch_tokens
+    few = replace(
+        train, steps=steps, warmup_steps=1, validate_every=steps, validation_tokens=tokens
+    )
+    return Rung(replace(rung.config, train=few))
+
+
+def _without_stamp(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("schema", "version")}
+
+
+def _predicted(measured: Sequence[Measured], target: Rung, out: Path) -> tuple[Fitted, Prediction]:
+    """The ladder's fit and what it says of the target; said once, before the target is begun.
+
+    N counts the parameters with which the smaller sizes' law does better on the largest size.
+    """
+    tests = {str(counts): _test_on_largest(measured, counts) for counts in COUNTS}
+    best = min(COUNTS, key=lambda counts: tests[counts])
+    fitted = fit(Runs(tuple(one.run(best) for one in measured), best), DRAWS)
+    laws.save(replace(fitted.law, name="sweep", source=str(out)), out / "law.json")
+    path = out / "prediction.json"
+    if (out / "target").exists():
+        record = _without_stamp(schema.read_json(path, KIND))
+        return fitted, recipes.from_table(Prediction, record, str(path))
+    model = target.config.model
+    left_out = embedding_parameters(model) if best == "without embeddings" else 0
+    loss, low, high = predict(fitted, count.parameters(model) - left_out, target.tokens)
+    largest = max(measured, key=lambda one: one.parameters).name
+    prediction = Prediction(
+        target.name, loss, low, high, best, largest.partition("-")[0], tests, time.time()
+    )
+    schema.write_json(path, KIND, prediction.record())
+    return fitted, prediction
+
+
+def predict(fitted: Fitted, parameters: float, tokens: float) -> tuple[float, float, float]:
+    """Loss of a new run and its 95 % interval, nats a token.
+
+    The interval is of the law's draws, each with each run's own distance from the law: a new run
+    scatters as those did.
+    """
+    drawn = np.array([draw.loss(parameters, tokens) for draw in fitted.law.draws])
+    scattered = np.outer(drawn, np.exp(-fitted.errors))
+    low, high = np.quantile(scattered, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return fitted.law.loss(parameters, tokens), float(low), float(high)
+
+
+def _test_on_largest(measured: Sequence[Measured], counts: laws.Counts) -> float:
+    """Mean size of the relative error on the largest size, by the law of the smaller ones."""
+    largest = max(one.parameters for one in measured)
+    known = [one.run(counts) for one in measured if one.parameters < largest]
+    asked = Runs(tuple(one.run(counts) for one in measured if one.parameters == largest), counts)
+    law = fit(Runs(tuple(known), counts), draws=0).law
+    return float(np.abs(law.loss(asked.parameters, asked.tokens) / asked.loss - 1).mean())
