@@ -2,7 +2,9 @@
 
 As GPT-3 (Brown et al. 2020, appendix C): words are in small letters without punctuation; a shared
 sequence is cut out with 200 characters on both sides, pieces shorter than 200 characters go, and a
-document that falls into more than 10 pieces is dropped. The LLaMA paper does not say what it did.
+document that falls into more than 10 pieces is dropped. A sequence that more than 10 documents have
+is common text and stays: `puna.data.decontaminate_rounds`, the stage of a build, counts them; who
+calls `apply` cannot know. The LLaMA paper does not say what it did.
 `puna.data.benchmarks` compiles the benchmarks. Two sequences are taken for equal where their 64-bit
 hashes are: about one in 10 ** 12 words against a million sequences is so by accident.
 """
@@ -41,10 +43,13 @@ class Settings:
     window_characters: int = 200  # cut on both sides, GPT-3
     min_piece_characters: int = 200  # shorter pieces between cuts go, GPT-3
     max_pieces: int = 10  # a document in more pieces is dropped, GPT-3
+    max_documents: int = 10  # a sequence in more of them stays, GPT-3; 0: however many have it
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ConfigError(f"action should be {' or '.join(ACTIONS)}, found {self.action!r}")
+        if self.max_documents < 0:
+            raise ConfigError(f"max_documents should be 0 or more, found {self.max_documents}")
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,9 @@ class Benchmarks:
         }
 
 
+_NONE: Hashes = np.zeros(0, np.uint64)
+
+
 @dataclass
 class Overlap:
     """What documents share with one set: sequences, documents, and which examples."""
@@ -107,8 +115,8 @@ def apply(documents: Sequence[Document], settings: Settings) -> list[Document | 
 
     Raises DataError where the compiled benchmarks cannot be read.
     """
-    benchmarks = _loaded(settings.benchmarks)
-    return [_cleaned(document, benchmarks, settings) for document in documents]
+    benchmarks = loaded(settings.benchmarks)
+    return [cleaned(document, benchmarks, settings) for document in documents]
 
 
 def overlaps(documents: Sequence[Document], benchmarks: Benchmarks) -> dict[str, Overlap]:
@@ -149,9 +157,13 @@ def sequence_hashes(words: Sequence[str]) -> Hashes:
     return found
 
 
-def _cleaned(document: Document, benchmarks: Benchmarks, settings: Settings) -> Document | Dropped:
+def cleaned(
+    document: Document, benchmarks: Benchmarks, settings: Settings, common: Hashes = _NONE
+) -> Document | Dropped:
+    """A document without what it shares with benchmarks, but for common sequences; or Dropped."""
     hashes = sequence_hashes(words_of(document.text))
     places = benchmarks.places(hashes)
+    places = places[~np.isin(hashes[places], common)]
     if not len(places):
         return document
     entries = benchmarks.entries(hashes[places])
@@ -189,7 +201,8 @@ def _hash(word: str) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str) -> Benchmarks:
+def loaded(path: str) -> Benchmarks:
+    """The compiled sets in a file, read once. Raises DataError where it holds none."""
     return Benchmarks.load(path)
 
 

@@ -7,7 +7,9 @@ import string
 from pathlib import Path
 
 import pytest
+from stage_rounds import run_rounds
 
+from puna.data import decontaminate_rounds as rounds
 from puna.data.benchmarks import compile_sets
 from puna.data.decontaminate import Benchmarks, Settings, apply, overlaps, words_of
 from puna.data.document import Document, Dropped
@@ -107,6 +109,28 @@ def test_counts_each_set_and_example(compiled: str):
     }
 
 
+@pytest.mark.parametrize("max_documents", [0, 4, 5])
+def test_a_sequence_that_too_many_documents_have_is_common_text(
+    compiled: str, tmp_path: Path, max_documents: int
+):
+    """GPT-3's rule over many files; the oracle counts documents, then looks at each alone."""
+    phrase = json.loads((tmp_path / "quiz.jsonl").read_text().split("\n")[0])["options"][1]
+    texts = [[f"{prose(120)} {phrase} {prose(120)}"] * 2 + [prose(50)] for _ in range(2)]
+    texts += [[f"{prose(120)} {QUESTION} {prose(120)} {phrase}"], [], [QUESTION]]
+    left = run_rounds(rounds, texts, tmp_path, Settings(compiled, max_documents=max_documents))
+    contaminating = [QUESTION] if max_documents == 4 else [QUESTION, phrase]
+    assert [len(of_file) for of_file in left] == [3, 3, 1, 0, 0]
+    for of_file, kept in zip(texts, left, strict=True):
+        for text, document_left in zip(of_file, kept, strict=False):
+            gone = [one for one in contaminating if one in text]
+            assert (document_left.text == text) == (not gone)
+            assert not any(one in document_left.text for one in gone)
+    alone = apply([document(text) for of_file in texts for text in of_file], Settings(compiled))
+    texts_left = [one.text for of_file in left for one in of_file]
+    expected = [one.text for one in alone if isinstance(one, Document)]
+    assert (texts_left == expected) == (max_documents != 4)
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text("{")
     (tmp_path / "short.csv").write_text("a,b\n")
@@ -121,3 +145,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path):
         Benchmarks.load(str(tmp_path / "file.npz"))
     with pytest.raises(ConfigError, match="action should be"):
         Settings(action="shred")
+    with pytest.raises(ConfigError, match="max_documents should be 0 or more"):
+        Settings(max_documents=-1)

@@ -33,7 +33,7 @@ SOURCES = {
 STAGES = {
     "books": "puna.data.dedup.books",
     "classifier": "puna.data.quality.classifier",
-    "decontaminate": "puna.data.decontaminate",
+    "decontaminate": "puna.data.decontaminate_rounds",
     "exact": "puna.data.dedup.exact_join",
     "fuzzy": "puna.data.dedup.fuzzy",
     "language": "puna.data.language",
