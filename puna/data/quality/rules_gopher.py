@@ -173,15 +173,22 @@ class _NGrams:
         longest = int(widths.max(initial=0))
         if self._repeats * longest <= limit:
             return False
-        self._repeats = len(keys) - len(_run_starts(keys)) - 1
-        if self._repeats * longest <= limit or self._in_repeats(keys, length) <= limit:
+        ordered = np.sort(keys)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        self._repeats = len(again)
+        if self._repeats * longest <= limit or self._in_repeats(again, length) <= limit:
             return False
         return sum(_repeated_widths(keys.tolist(), widths.tolist(), length)) > limit
 
-    def _in_repeats(self, keys: _Keys, length: int) -> int:
-        """The characters of all words in n-grams that came before: more cannot be read."""
-        order = np.argsort(keys, kind="stable")
-        repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
+    def _in_repeats(self, again: _Keys, length: int) -> int:
+        """The characters of all words in n-grams that came before: more cannot be read.
+
+        `again` are the sorted keys of n-grams that occur twice or more, one at least.
+        """
+        places = np.minimum(np.searchsorted(again, self._keys), len(again) - 1)
+        found = np.flatnonzero(again[places] == self._keys)
+        _, firsts = np.unique(self._keys[found], return_index=True)
+        repeated = np.delete(found, firsts)
         begun = np.zeros(len(self._words) + 1, np.int64)
         begun[repeated] += 1
         begun[repeated + length] -= 1
