@@ -140,16 +140,15 @@ def _parts(chain: Sequence[Stage], keep: Sequence[str]) -> list[list[Stage]]:
 def _read_tasks(
     found: Mapping[str, files.File], reader: Stage, chain: Chain, folder: str, task_bytes: int
 ) -> list[Task]:
-    """One task a file; small ones together, up to `task_bytes`."""
-    groups: list[list[str]] = []
-    room = 0
-    for name, file in found.items():
-        size = file.bytes or files.is_url(file.path) * task_bytes  # not known: a large one
-        if not groups or size > room:
-            groups.append([])
-            room = task_bytes
-        groups[-1].append(name)
-        room -= size
+    """One task a file; small ones together, in tasks of about equal size, `task_bytes` or less."""
+    sizes = [one.bytes or files.is_url(one.path) * task_bytes for one in found.values()]  # or large
+    total = max(sum(sizes), 1)
+    parts = -(-total // task_bytes)
+    groups: dict[int, list[str]] = {}
+    before = 0
+    for name, size in zip(found, sizes, strict=True):
+        groups.setdefault((before + size // 2) * parts // total, []).append(name)
+        before += size
     return [
         Task(
             f"{documents.__name__}:run",
@@ -157,7 +156,7 @@ def _read_tasks(
             Chain(chain.stages, reader, tuple(names), chain.is_strict, chain.seed),
             files.join(folder, f"{number:05d}{SUFFIX}"),
         )
-        for number, names in enumerate(groups)
+        for number, names in enumerate(groups.values())
     ]
 
 

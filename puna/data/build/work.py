@@ -62,7 +62,8 @@ class Build:
         weights = {task.output: sum(map(self._size, task.inputs)) for task in tasks}
         failed = []
         with self.console.progress(sum(weights.values()) or None, label, "B") as bar:
-            for done in self.executor.run(tasks):
+            largest_first = sorted(tasks, key=lambda task: -weights[task.output])
+            for done in self.executor.run(largest_first):
                 bar.update(weights[done.task.output])
                 if done.error:
                     failed.append(done)
