@@ -26,7 +26,7 @@ from puna.data.build.task import Task
 from puna.data.decontaminate import Hashes, Settings, cleaned, loaded, sequence_hashes, words_of
 from puna.data.document import Document
 
-__all__ = ["Settings", "cut", "find", "join", "rounds"]
+__all__ = ["Settings", "cut", "find", "join", "needs", "rounds"]
 
 _FOUND = np.dtype([("hash", "<u8"), ("document", "<u4")])
 
@@ -36,6 +36,11 @@ class _Cut:
     settings: Settings
     stage: str
     seed: int
+
+
+def needs(settings: Settings) -> list[str]:
+    """The benchmarks, where some are named."""
+    return [settings.benchmarks] if settings.benchmarks else []
 
 
 def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -> Rounds:

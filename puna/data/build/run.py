@@ -92,7 +92,8 @@ def _chain(state: Build, source: Plan) -> Rounds:
     for number, part in enumerate(_parts(source.stages, recipe.keep)):
         reader = source.reader if number == 0 else None
         names = "+".join([*([READ] if reader else []), *(stage.name for stage in part)])
-        digest = digest_of(digest, reader, part, strict, recipe.seed, recipe.task_bytes)
+        needed = _versions([*([reader] if reader else []), *part])
+        digest = digest_of(digest, reader, part, needed, strict, recipe.seed, recipe.task_bytes)
         folder = files.join(state.work, source.name, f"{number:02d}-{names[:60]}-{digest}")
         if not reader and stages.sees_all(part[0]):
             rounds = _rounds(part[0], ready, folder, recipe.seed)
@@ -106,6 +107,12 @@ def _chain(state: Build, source: Plan) -> Rounds:
         )
         ready = yield from _noted(state, source.name, _once(tasks))
     return ready
+
+
+def _versions(chain: Sequence[Stage]) -> list[list[Any]]:
+    """What changes when a file does that settings name."""
+    needed = [file for stage in chain for file in stages.needed_files(stage)]
+    return [[file.path, file.bytes, file.version] for file in needed]
 
 
 def _found(source: Plan) -> dict[str, files.File]:
@@ -228,7 +235,7 @@ def _over_all(
     """A stage over the documents of all sources, in the recipe's order; each source's again."""
     inputs = [file for of_source in ready.values() for file in of_source]
     places = [file.path.removeprefix(state.work) for file in inputs]
-    digest = digest_of(places, stage, state.recipe.seed)
+    digest = digest_of(places, stage, _versions([stage]), state.recipe.seed)
     folder = files.join(state.work, ALL, f"00-{stage.name}-{digest}")
     named = replace(stage, name=f"{stage.name} of all")
     rounds = _noted(state, ALL, _rounds(named, inputs, folder, state.recipe.seed))

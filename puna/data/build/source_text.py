@@ -42,7 +42,8 @@ class SourceText:
     def fingerprint(self, console: Console) -> str:
         """One hash over the files' names, sizes and times, the source's settings and code."""
         facts = [[name, file.bytes, file.version] for name, file in self.files.items()]
-        return digest_of(code_version(), facts, self.source, self.skip_bad)
+        needed = [[file.path, file.version] for file in stages.needed_files(self.source)]
+        return digest_of(code_version(), facts, self.source, needed, self.skip_bad)
 
     def __iter__(self) -> Iterator[Document | Dropped]:
         self.bytes_read = 0

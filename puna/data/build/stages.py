@@ -2,6 +2,7 @@
 
 A source's module has `Settings`, `read(file, name, settings)`, which gives the documents of one
 input file, and may have `SUFFIXES` of the names it reads.
+Either may have `needs(settings)`, the names of other files that decide what comes out.
 A stage's module has `Settings` and either
   apply(documents, settings)         a result for each of a few documents, without a look at others
   rounds(inputs, settings, context)  rounds of tasks over all files: what compares texts
@@ -86,6 +87,12 @@ def rounds_of(one: Stage) -> Callable[[Sequence[files.File], Any, Context], Roun
 def suffixes_of(reader: Stage) -> tuple[str, ...]:
     """The ends of the names that a source reads, in small letters; any, where it does not say."""
     return tuple(getattr(importlib.import_module(reader.module), "SUFFIXES", ("",)))
+
+
+def needed_files(one: Stage) -> list[files.File]:
+    """The files that a stage's settings name. Raises DataError for one that is not there."""
+    needs = getattr(importlib.import_module(one.module), "needs", None)
+    return [file for path in (needs(one.settings) if needs else ()) for file in files.find(path)]
 
 
 def paths_reader(reader: Stage) -> Callable[[BinaryIO, str], list[str]] | None:

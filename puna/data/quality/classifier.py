@@ -67,6 +67,11 @@ class Classifier:
         return Classifier(weights, bias)
 
 
+def needs(settings: Settings) -> list[str]:
+    """The model, where one is named."""
+    return [settings.model] if settings.model else []
+
+
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:
     """Each document with a score of `min_score` or more; else Dropped: "unlike references".
 

@@ -79,6 +79,11 @@ class PerplexityModel:
         return found
 
 
+def needs(settings: Settings) -> list[str]:
+    """The model, where one is named."""
+    return [settings.model] if settings.model else []
+
+
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:
     """Each document of a bucket that is kept; else Dropped: "perplexity tail", no model.
 

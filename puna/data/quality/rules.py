@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from puna.data.document import Document, Dropped
-from puna.data.quality.rules_c4 import C4Rules, Refused, clean_page
+from puna.data.quality.rules_c4 import C4Rules, Refused, clean_page, list_of_words
 from puna.data.quality.rules_gopher import (
     GopherQuality,
     GopherRepetition,
@@ -25,6 +25,11 @@ class Settings:
     c4: C4Rules | None = None  # also drops lines; for text as it comes from the web
     quality: GopherQuality | None = field(default_factory=GopherQuality)
     repetition: GopherRepetition | None = field(default_factory=GopherRepetition)
+
+
+def needs(settings: Settings) -> list[str]:
+    """A list of bad words of one's own, where one is named."""
+    return list_of_words(settings.c4) if settings.c4 else []
 
 
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:

@@ -57,6 +57,11 @@ class Refused:
     reason: str
 
 
+def list_of_words(rules: C4Rules) -> list[str]:
+    """The file of bad words, where it is no list of a package's."""
+    return [rules.bad_words] if rules.bad_words not in ("", LDNOOBW) else []
+
+
 def clean_page(text: str, rules: C4Rules) -> str | Refused:
     """The lines that C4 keeps of a page, or the rule that drops the page.
 

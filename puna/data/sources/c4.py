@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from puna.data.document import DAMAGED, Document, Dropped, read_records
-from puna.data.quality.rules_c4 import C4Rules, clean_page
+from puna.data.quality.rules_c4 import C4Rules, clean_page, list_of_words
 from puna.data.sources import commoncrawl
 from puna.errors import DataError
 
@@ -30,6 +30,11 @@ class Settings:
 
     rules: C4Rules = field(default_factory=C4Rules)
     filters_rows: bool = False  # JSON rows go through the rules as well (C4's `noclean` variant)
+
+
+def needs(settings: Settings) -> list[str]:
+    """A list of bad words of one's own, where one is named."""
+    return list_of_words(settings.rules)
 
 
 def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | Dropped]:

@@ -1,6 +1,7 @@
 """Builds of small trees; the oracle is the text itself, read back from the shards."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from build_runs import results
 
 from puna.console import silent
+from puna.data.benchmarks import compile_sets
 from puna.data.build import recipe as recipes
 from puna.data.build.executor import Here
 from puna.data.build.run import build
@@ -81,6 +83,45 @@ def test_a_rerun_does_nothing_and_a_changed_rule_only_what_follows_it(recipe, tm
     run(recipe, tmp_path / "out", "sources.lines.stages=[]")
     new = set((tmp_path / "out" / "work").glob("*/*")) - set(times)
     assert {path.name.rpartition("-")[0] for path in new} == {"99-tokenise", "lines", "heldout"}
+
+
+def folders(out: Path) -> set[str]:
+    return {path.name for path in (out / "work").glob("*/*")}
+
+
+@pytest.mark.parametrize("package", ["resiliparse", "pypdf", "fasttext-predict", "sentencepiece"])
+def test_another_version_of_what_decides_texts_makes_all_anew(
+    recipe, tmp_path, monkeypatch, package
+):
+    run(recipe, tmp_path / "out")
+    before = folders(tmp_path / "out")
+    found = metadata.version
+
+    def version(name: str) -> str:
+        return "999" if name == package else found(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    run(recipe, tmp_path / "out")
+    after = folders(tmp_path / "out")
+    assert len(after) == 2 * len(before)
+
+
+def test_another_list_or_model_under_the_same_name_is_seen(recipe, tmp_path):
+    benchmarks, text = tmp_path / "sets.npz", tmp_path / "set.txt"
+    settings = ('stages=["decontaminate"]', f"settings.decontaminate.benchmarks={benchmarks}")
+    text.write_text("one two three four five six seven eight nine ten eleven twelve thirteen")
+    compile_sets({"set": [str(text)]}, str(benchmarks))
+    run(recipe, tmp_path / "out", *settings)
+    before = folders(tmp_path / "out")
+    text.write_text(text.read_text() + " fourteen")
+    compile_sets({"set": [str(text)]}, str(benchmarks))
+    run(recipe, tmp_path / "out", *settings)
+    new = folders(tmp_path / "out") - before
+    assert {name.rpartition("-")[0] for name in new} >= {"01-decontaminate", "99-tokenise"}
+    assert not any(name.startswith("00-read") for name in new)
+    benchmarks.unlink()
+    with pytest.raises(DataError, match=r"there is no file .*sets\.npz"):
+        run(recipe, tmp_path / "out", *settings)
 
 
 def test_input_and_output_may_be_anywhere_that_fsspec_reaches(recipe, tree, tmp_path):
