@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_training import CONTEXT, SEQUENCES, VOCABULARY
 
+from puna import config as recipes
 from puna import hardware
 from puna.console import Console, silent
 from puna.data.build.executor import Here
@@ -33,6 +37,7 @@ from puna.workflows.sweep import sweep
 
 BATCH = CONTEXT * SEQUENCES
 DRAWS = 10
+PATIENCE_SECONDS = 240
 SIZES = tuple(Size(dim, 2, 2, 1e-2, hidden_dim=2 * dim) for dim in (8, 12, 16, 24))
 
 
@@ -246,3 +251,33 @@ def test_the_ladder_that_comes_with_puna_is_the_one_described():
     assert sizes == ["107k", "203k", "402k", "804k", "1.59M"]
     assert plan.target_rung(4096).name == "3.21M-20.5M"
     assert (min(plan.tokens), max(plan.tokens)) == (2_048_000, 20_480_000)
+
+
+@pytest.mark.kill
+def test_a_sweep_that_is_killed_goes_on_and_finds_the_same(tiny_shards, tmp_path):
+    """The whole command, killed with SIGKILL at three moments; its processes die with it."""
+    recipes.write(ladder(), tmp_path / "ladder.toml")
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        words = ["plan", "sweep", tmp_path / "ladder.toml", "--shards", tiny_shards, "--quiet"]
+        command = [sys.executable, "-m", "puna", *words, "--out", tmp_path / out, "--json"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    def trained(out: str) -> int:
+        return len(list((tmp_path / out).glob("*/*/result.json")))
+
+    for wanted in (1, 7, 15):
+        process = start("killed")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while trained("killed") < wanted and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    found = []
+    for out in ("killed", "whole"):
+        said, _ = start(out).communicate(timeout=PATIENCE_SECONDS)
+        record = json.loads(said)
+        found.append([(one["name"], one["loss"]) for one in [*record["runs"], record["truth"]]])
+    assert found[0] == found[1]
+    assert len(found[0]) == 17
