@@ -170,12 +170,12 @@ CHINCHILLA_SPAN = Span((57.33e6, 16.18e9), (0.8187e9, 317.8e9), (0.456, 341))  #
 PUBLISHED: dict[str, Law] = {
     "epoch": Law(
         e=1.8172, a=482.01, b=2085.43, alpha=0.3478, beta=0.3658, name="epoch",
-        source="Besiroglu et al. 2024 (Epoch AI), arXiv 2404.10102: 240 of Chinchilla's runs",
+        source="the law of 240 of Chinchilla's runs (Epoch AI, arXiv 2404.10102)",
         fitted=CHINCHILLA_SPAN,
     ),
     "hoffmann": Law(
         e=1.6934, a=406.4, b=410.7, alpha=0.3392, beta=0.2849, name="hoffmann",
-        source=f"{HOFFMANN}, approach 3, the digits in the paper's TeX source",
+        source=f"{HOFFMANN}, approach 3, digits of the TeX source",
         fitted=HOFFMANN_SPAN,
     ),
     "hoffmann-printed": Law(

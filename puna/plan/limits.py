@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puna.console import human_bytes, human_count, human_duration
+from puna.console import human_bytes, human_count
 from puna.model.sizes import ModelConfig
 from puna.plan import memory, speed
 from puna.plan.candidates import Choices, Load, Serving, Training
@@ -21,12 +21,14 @@ DAY = 86400.0
 class Limit:
     """A bound on something of a model; where `per_token`, `measure` is of one training token."""
 
+    short: str  # one word of the label
     label: str
     bound: float
     measure: Callable[[ModelConfig], float]
     show: Callable[[float], str]
     per_token: bool = False
     at_least: bool = False
+    asked: bool = True  # by a person; not one that goes without saying
 
     def measured(self, choices: Choices) -> FloatArray:
         """The measure of every choice [choices]."""
@@ -55,7 +57,7 @@ def fits(home: Home, load: Load) -> Limit:
         return memory.weight_bytes(config, home.kind) + memory.kv_bytes(config, load.length)
 
     label = f"in the memory of {home.name} ({home.kind})"
-    return Limit(label, home.memory_bytes, needed, human_bytes)
+    return Limit("memory", label, home.memory_bytes, needed, human_bytes)
 
 
 def first_token(device: Device, kind: str, load: Load, seconds: float) -> Limit:
@@ -65,7 +67,11 @@ def first_token(device: Device, kind: str, load: Load, seconds: float) -> Limit:
         return speed.prefill_seconds(config, load.prompt, device, kind=kind)
 
     label = f"first token of {load.prompt:,} read, on {device.name} ({kind})"
-    return Limit(label, seconds, reading, human_duration)
+    return Limit("first token", label, seconds, reading, _milliseconds)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
 
 
 def decoding(device: Device, kind: str, load: Load, tokens_per_second: float) -> Limit:
@@ -76,7 +82,7 @@ def decoding(device: Device, kind: str, load: Load, tokens_per_second: float) ->
         return speed.decode_tokens_per_second(config, device, kind=kind, context=middle)
 
     label = f"tokens a second on {device.name} ({kind})"
-    return Limit(label, tokens_per_second, writing, human_count, at_least=True)
+    return Limit("speed", label, tokens_per_second, writing, human_count, at_least=True)
 
 
 def servable(serving: Serving, load: Load) -> Limit:
@@ -86,7 +92,7 @@ def servable(serving: Serving, load: Load) -> Limit:
         return serving.group_bytes(config, load)
 
     label = f"on one node of {serving.device.node_devices} x {serving.device.name} ({serving.kind})"
-    return Limit(label, serving.node_bytes, needed, human_bytes)
+    return Limit("serving", label, serving.node_bytes, needed, human_bytes, asked=False)
 
 
 def days(train: Training, most: float) -> Limit:
@@ -95,15 +101,22 @@ def days(train: Training, most: float) -> Limit:
     def each(config: ModelConfig) -> float:
         return speed.training_seconds(config, 1, train.device, train.devices) / DAY
 
-    label = f"days of training on {train.devices} x {train.device.name}"
-    return Limit(label, most, each, human_count, per_token=True)
+    label = f"days on {train.devices} x {train.device.name}"
+    return Limit("days", label, most, each, human_count, per_token=True)
 
 
 def data(most_tokens: float) -> Limit:
     """Tokens of text that there are."""
-    return Limit("tokens of text", most_tokens, lambda _config: 1.0, human_count, per_token=True)
+    return Limit(
+        "data", "tokens of text", most_tokens, lambda _config: 1.0, human_count, per_token=True
+    )
+
+
+def money(usd: float) -> str:
+    """An amount in three digits: $950, $1.2M."""
+    return f"${human_count(usd)}"
 
 
 def training_money(price: Callable[[ModelConfig], float], most_usd: float) -> Limit:
     """USD of training."""
-    return Limit("USD of training", most_usd, price, human_count, per_token=True)
+    return Limit("training", "for training", most_usd, price, money, per_token=True)

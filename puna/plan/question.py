@@ -24,7 +24,7 @@ from puna.model.sizes import ModelConfig
 from puna.plan.candidates import Choices
 from puna.plan.known import Trained
 from puna.plan.law import SUSPECT, FloatArray, Law
-from puna.plan.limits import Limit
+from puna.plan.limits import Limit, money
 
 ROUNDING = 1e-9  # by which a share of exactly 1 may be computed too large
 COVERAGE = 0.9  # of the draws, in every interval of an answer
@@ -69,7 +69,7 @@ class Plan:
     loss: float
     training_usd: float
     inference_usd: float
-    broken: tuple[str, ...] = ()  # limits that it does not keep to
+    broken: tuple[str, ...] = ()  # limits that it does not keep to, a word for each
 
     @property
     def total_usd(self) -> float:
@@ -85,6 +85,7 @@ class Kept:
     value: str
     bound: str
     share: float
+    asked: bool
 
 
 @dataclass(frozen=True)
@@ -128,26 +129,22 @@ def answer(question: Question) -> Answer:
     problem = _Problem(question)
     best = problem.best(law)
     if best is None:
-        raise ConfigError(problem.reasons(law), hint="relax one of them, or ask for less")
+        raise ConfigError(problem.reasons(law), hint="relax what you can, or ask for less")
     index, tokens = best
     plan = problem.plan(index, tokens, law)
     same_loss = law.tokens_for(plan.loss, choices.parameters)
-    trained = int(np.argmin(same_loss * choices.training))
-    chinchilla = problem.plan(trained, float(same_loss[trained]), law)
+    trained = problem.least_training(same_loss)
+    chinchilla = plan if trained == index else problem.plan(trained, same_loss[trained], law)
     half, twice = (
-        problem.plan(other, float(same_loss[other]), law)
-        if math.isfinite(same_loss[other])
-        else None
+        problem.plan(other, same_loss[other], law) if math.isfinite(same_loss[other]) else None
         for other in (choices.nearest(plan.parameters / 2), choices.nearest(plan.parameters * 2))
     )
-    cheaper = choices.inference[trained] - choices.inference[index]
-    more = plan.training_usd - chinchilla.training_usd
     return Answer(
         plan=plan,
         chinchilla=chinchilla,
         half=half,
         twice=twice,
-        break_even_tokens=more / cheaper if cheaper > 0 and trained != index else None,
+        break_even_tokens=problem.break_even(plan, index, chinchilla, trained),
         kept=problem.kept(index, tokens),
         band=problem.band(plan, law.draws) if law.draws else None,
         warnings=tuple(_warnings(question, plan, index)),
@@ -177,6 +174,7 @@ def _warnings(question: Question, plan: Plan, index: int) -> list[str]:
 class _Row:
     """Something that every choice must keep to, with each one's share of it [choices]."""
 
+    short: str
     label: str
     share: FloatArray
     values: FloatArray
@@ -190,8 +188,8 @@ class _Row:
         best, bound = self.show(float(self.values[index])), self.show(self.bound)
         wanted = "asked for" if self.is_least else "allowed"
         return (
-            f"{self.label}: {best} at best (by {human_count(size)} parameters), {bound} {wanted}, "
-            f"{self.share[index]:.3g} times {'short' if self.is_least else 'over'}"
+            f"{self.label}: {best} at best (by {human_count(size)}), {bound} {wanted}: "
+            f"{human_count(self.share[index])} times {'short' if self.is_least else 'over'}"
         )
 
 
@@ -212,33 +210,36 @@ class _Problem:
         target = self.goal.target(law)
         if target is not None:
             return law.tokens_for(target, self.choices.parameters)
-        tokens = np.full_like(self.choices.parameters, math.inf)
-        if self.goal.budget_usd is not None:
-            tokens = (self.goal.budget_usd - self.lifetime_usd) / self.choices.training
-        for limit, each in zip(self.limits, self.measured, strict=True):
-            tokens = np.minimum(tokens, limit.bound / each) if limit.per_token else tokens
+        tokens = self.most_tokens()
         if not np.isfinite(tokens).any():
             raise ConfigError(
                 "nothing bounds the training: neither a loss to reach nor money, days or data",
                 hint="a loss, a model to be as good as, or a budget",
             )
+        return tokens
+
+    def most_tokens(self) -> FloatArray:
+        """Training tokens that money and limits leave each choice, infinite without any."""
+        tokens = np.full_like(self.choices.parameters, math.inf)
+        if self.goal.budget_usd is not None:
+            tokens = (self.goal.budget_usd - self.lifetime_usd) / self.choices.training
+        for limit, each in zip(self.limits, self.measured, strict=True):
+            tokens = np.minimum(tokens, limit.bound / each) if limit.per_token else tokens
         return np.maximum(tokens, 0.0)
 
     def rows(self, law: Law, tokens: FloatArray) -> list[_Row]:
         """What each choice must keep to with so many tokens."""
-        target, budget = self.goal.target(law), self.goal.budget_usd
-        rows = []
-        if target is not None:
-            least = law.least_parameters(target)
-            sizes = self.choices.parameters
-            label = f"parameters, for a loss of {target:.4g}"
-            rows.append(_Row(label, least / sizes, sizes, least, human_count, is_least=True))
+        rows, budget = [], self.goal.budget_usd
         if budget is not None:
             usd = self.lifetime_usd + self.choices.training * tokens
-            rows.append(_Row("USD in all", usd / budget, usd, budget, human_count, of_tokens=True))
+            rows.append(
+                _Row("budget", "money in all", usd / budget, usd, budget, money, of_tokens=True)
+            )
         for limit, each in zip(self.limits, self.measured, strict=True):
             values = each * tokens if limit.per_token else each
-            row = _Row(limit.label, limit.share(values), values, limit.bound, limit.show)
+            row = _Row(
+                limit.short, limit.label, limit.share(values), values, limit.bound, limit.show
+            )
             rows.append(replace(row, is_least=limit.at_least, of_tokens=limit.per_token))
         return rows
 
@@ -246,7 +247,7 @@ class _Problem:
         """The choice and its tokens: the cheapest that reaches the loss, or the one of least loss;
         None where none keeps to the limits."""
         tokens = self.tokens(law)
-        kept = np.isfinite(tokens) & (tokens > 0)
+        kept = np.isfinite(tokens + self.lifetime_usd) & (tokens > 0)
         for row in self.rows(law, tokens):
             kept &= row.share <= 1 + ROUNDING
         if not kept.any():
@@ -261,7 +262,7 @@ class _Problem:
 
     def plan(self, index: int, tokens: float, law: Law) -> Plan:
         """One choice trained on so many tokens."""
-        size = float(self.choices.parameters[index])
+        size, tokens = float(self.choices.parameters[index]), float(tokens)
         rows = self.rows(law, np.full_like(self.choices.parameters, tokens))
         return Plan(
             config=self.choices.configs[index],
@@ -270,8 +271,21 @@ class _Problem:
             loss=law.loss(size, tokens),
             training_usd=float(self.choices.training[index] * tokens),
             inference_usd=float(self.lifetime_usd[index]),
-            broken=tuple(row.label for row in rows if row.share[index] > 1 + ROUNDING),
+            broken=tuple(row.short for row in rows if row.share[index] > 1 + ROUNDING),
         )
+
+    def least_training(self, tokens: FloatArray) -> int:
+        """The choice that costs least to train on so many tokens [choices] and can be served."""
+        usd = np.where(np.isfinite(self.lifetime_usd), self.choices.training * tokens, math.inf)
+        return int(usd.argmin())
+
+    def break_even(self, plan: Plan, index: int, other: Plan, other_index: int) -> float | None:
+        """Tokens of use from which on the plan costs less than the other; None where it never or
+        always does."""
+        use, other_use = (self.choices.inference[one] for one in (index, other_index))
+        if not use < other_use < math.inf:
+            return None
+        return float((plan.training_usd - other.training_usd) / (other_use - use))
 
     def kept(self, index: int, tokens: float) -> tuple[Kept, ...]:
         """Each limit with what the choice takes of it."""
@@ -279,31 +293,50 @@ class _Problem:
         for limit, each in zip(self.limits, self.measured, strict=True):
             value = each[index : index + 1] * (tokens if limit.per_token else 1)
             share = float(limit.share(value)[0])
-            found.append(
-                Kept(limit.label, limit.show(float(value[0])), limit.show(limit.bound), share)
-            )
+            shown = limit.show(float(value[0])), limit.show(limit.bound)
+            found.append(Kept(limit.label, *shown, share, limit.asked))
         return tuple(found)
 
     def reasons(self, law: Law) -> str:
         """Why nothing keeps to all limits: each that alone is in the way, and by how much; else
         what the nearest miss breaks."""
-        rows = self.rows(law, self.tokens(law))
-        sizes, alone = self.choices.parameters, []
+        tokens = self.tokens(law)
+        rows, sizes = self.rows(law, tokens), self.choices.parameters
+        alone = self._least_loss(law)
         for row in rows:
-            reaches = row.is_least and row is rows[0] and self.goal.target(law) is not None
-            others = [one for one in rows if one is not row and not (reaches and one.of_tokens)]
-            keeps = np.all([one.share <= 1 + ROUNDING for one in others] or [sizes > 0], axis=0)
+            others = [one.share <= 1 + ROUNDING for one in rows if one is not row]
+            keeps = np.all([np.isfinite(tokens + self.lifetime_usd), *others], axis=0)
             index = int(np.where(keeps, row.share, math.inf).argmin())
             if keeps[index] and math.isfinite(row.share[index]):
                 alone.append((float(row.share[index]), row.said(index, float(sizes[index]))))
+        head = "no model keeps to all that is asked; "
         if alone:
             lines = [line for _share, line in sorted(alone)]
-            head = "no model keeps to all that is asked"
-            return "\n  - ".join([f"{head}; to relax one of these is enough:", *lines])
+            return "\n  - ".join([f"{head}any one of these, relaxed, would do:", *lines])
         index = int(np.max([row.share for row in rows], axis=0).argmin())
         broken = [row for row in rows if row.share[index] > 1 + ROUNDING]
         lines = [row.said(index, float(sizes[index])) for row in broken]
-        return "\n  - ".join(["no model keeps to all that is asked; the nearest miss:", *lines])
+        lines = lines or ["what could reach it is too large for one node that serves"]
+        return "\n  - ".join([f"{head}the nearest miss:", *lines])
+
+    def _least_loss(self, law: Law) -> list[tuple[float, str]]:
+        """How far the wanted loss is from the least within the limits, as a share and in words."""
+        target, tokens = self.goal.target(law), self.most_tokens()
+        rows = [row.share <= 1 + ROUNDING for row in self.rows(law, tokens) if not row.of_tokens]
+        keeps = np.all([tokens > 0, np.isfinite(self.lifetime_usd), *rows], axis=0)
+        with np.errstate(divide="ignore"):
+            losses = np.where(keeps, law.loss(self.choices.parameters, tokens), math.inf)
+        index = int(losses.argmin())
+        if target is None or not target < losses[index] < math.inf:
+            return []
+        amount = human_count(tokens[index]) if np.isfinite(tokens[index]) else "endless"
+        return [
+            (
+                float(losses[index] / target),
+                f"a loss of {target:.4g}: {losses[index]:.4g} at best (by "
+                f"{human_count(self.choices.parameters[index])} on {amount} tokens)",
+            )
+        ]
 
     def band(self, plan: Plan, draws: Sequence[Law]) -> Band:
         """What the laws of runs drawn again say of the plan, and would plan themselves."""

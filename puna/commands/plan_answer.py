@@ -1,0 +1,127 @@
+"""What `puna plan ask` says: advice that fits a screen, or the same as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from puna.console import human_count, human_duration, table
+from puna.plan.limits import money
+
+if TYPE_CHECKING:
+    from puna.commands.plan_ask import Asked
+    from puna.plan.question import Answer, Plan
+
+DAY = 86400
+SHOWN_LIMITS = 5
+
+
+def text(asked: Asked, answer: Answer) -> str:
+    """The advice: what to train, what it costs beside others, how sure that is, what it assumes."""
+    plan = answer.plan
+    shape = f"{plan.config.layers} layers of {plan.config.dim}"
+    lines = [
+        f"Train {human_count(plan.parameters)} parameters ({shape}) on "
+        f"{human_count(plan.tokens)} tokens, {plan.tokens / plan.parameters:.3g} a parameter.",
+        "",
+        table(("same loss", "size", "tokens", "training", "use", "total", "breaks"), _rows(answer)),
+        "",
+        *_quality(asked, answer),
+        *_limits(answer),
+        "",
+        *_assumptions(asked, answer),
+    ]
+    return "\n".join(lines)
+
+
+def _rows(answer: Answer) -> Iterator[tuple[str, ...]]:
+    """The plan and the others of the same loss."""
+    plans = {"this plan": answer.plan}
+    if answer.chinchilla != answer.plan:
+        plans["Chinchilla's"] = answer.chinchilla
+    for name, plan in (*plans.items(), ("half of it", answer.half), ("twice it", answer.twice)):
+        if plan is None:
+            yield (name, "never reaches it", "", "", "", "", "")
+            continue
+        usd = (plan.training_usd, plan.inference_usd, plan.total_usd)
+        counts = human_count(plan.parameters), human_count(plan.tokens)
+        yield (name, *counts, *map(money, usd), ", ".join(plan.broken))
+
+
+def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
+    """The loss, how sure it all is, and when the plan has paid back."""
+    band, plan = answer.band, answer.plan
+    between = f" ({band.loss[0]:.3f} to {band.loss[1]:.3f})" if band else ""
+    yield f"Loss {plan.loss:.3f}{between} nats a token by the law {asked.law.name}."
+    if band and band.unanswered < 1:
+        sizes, tokens, usd = map(_span, (band.parameters, band.tokens, band.total_usd))
+        yield f"90 % of {len(asked.law.draws)} refits plan {sizes} on {tokens} tokens for ${usd}."
+    if band and band.unanswered:
+        yield f"By {band.unanswered:.0%} of the refits nothing keeps to the limits."
+    used = asked.money.load.tokens
+    if answer.break_even_tokens is not None:
+        even = human_count(answer.break_even_tokens)
+        yield f"It beats Chinchilla's from {even} tokens of use; {human_count(used)} are expected."
+    elif not used:
+        yield "It is never used (--inference-tokens): then Chinchilla's rule is all there is."
+
+
+def _span(bounds: tuple[float, float]) -> str:
+    low, high = map(human_count, bounds)
+    return low if low == high else f"{low} to {high}"
+
+
+def _limits(answer: Answer) -> Iterator[str]:
+    """What it takes of the limits that were asked for, the tightest first."""
+    asked = sorted((one for one in answer.kept if one.asked), key=lambda one: -one.share)
+    for one in asked[:SHOWN_LIMITS]:
+        yield f"Keeps to {one.bound} {one.label}: {one.value}."
+
+
+def _assumptions(asked: Asked, answer: Answer) -> Iterator[str]:
+    """What the numbers rest on."""
+    from puna.plan import speed
+
+    train, serve, load = asked.money.train, asked.money.serve, asked.money.load
+    plan = answer.plan
+    seconds = speed.training_seconds(plan.config, plan.tokens, train.device, train.devices)
+    price = _price(train.usd_per_hour, train.device.usd_per_hour)
+    yield (
+        f"assumes {human_duration(seconds)} on {train.devices} x {train.device.name} at {price} "
+        f"an hour, {train.device.training:.0%} of their peak"
+    )
+    if load.tokens:
+        devices, batch = asked.money.group(plan.config)
+        million = 1e6 * plan.inference_usd / load.tokens
+        yield (
+            f"  served in {serve.kind} on {devices} x {serve.device.name}, {batch} at once, "
+            f"{serve.busy:.0%} busy: ${million:.3g}/M tokens"
+        )
+        yield (
+            f"  {human_count(load.tokens)} tokens of use, {load.prompt:,} read and "
+            f"{load.output:,} written a request"
+        )
+    yield f"  {asked.law.source}"
+
+
+def _price(given: float | None, listed: float | None) -> str:
+    price = listed if given is None else given
+    return f"${price:.2f}"
+
+
+def record(asked: Asked, answer: Answer) -> dict[str, Any]:
+    """Everything that is said, in full digits."""
+    found = asdict(answer)
+    for name in ("plan", "chinchilla", "half", "twice"):
+        plan: Plan | None = getattr(answer, name)
+        if plan is not None:
+            found[name] |= {"total_usd": plan.total_usd}
+    money = asked.money
+    return {
+        **found,
+        "law": asked.law.record(),
+        "load": asdict(money.load),
+        "training": {"device": money.train.device.name, "devices": money.train.devices},
+        "serving": {"device": money.serve.device.name, "kind": money.serve.kind},
+    }
