@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from puna import hardware
 from puna.config import nearest, read_toml
@@ -45,7 +45,7 @@ class Device:
     training: float = 0.51
     prefill: float = 0.5
     read: float = 0.7
-    notes: tuple[str, ...] = field(default=())
+    kind: Literal["gpu", "apple", "cpu"] = "gpu"
 
     @property
     def usable_bytes(self) -> float:
@@ -67,7 +67,9 @@ def table() -> dict[str, Device]:
 
 
 def _device(name: str, row: Mapping[str, Any]) -> Device:
-    shares = {key: row[key] for key in ("usable", "training", "prefill", "read") if key in row}
+    shares = {
+        key: row[key] for key in ("usable", "training", "prefill", "read", "kind") if key in row
+    }
     return Device(
         name=name,
         memory_bytes=row["memory_gib"] * 2**30,
@@ -135,6 +137,7 @@ def this_machine(
         training=0.72,
         prefill=1.0,
         read=0.92,
+        kind="cpu",
     )
 
 

@@ -12,6 +12,10 @@ from puna.plan.layout import Layout, TrainingRun
 from puna.weights.gguf_types import TYPES
 
 CHUNK_ROWS = 512  # of logits that exist at a time (puna.train.loss)
+# Of the CPU's heap, which keeps what is freed (puna.train.execution.keep_freed_memory): holes that
+# no later tensor fits into, in intermediate values of a layer and of the loss, and what libraries
+# load with the first step. Fitted to 12 measured peaks (docs/explain/where-the-memory-goes.md).
+HOLES_OF_LAYERS, HOLES_OF_LOSS, LIBRARY_BYTES = 3.4, 1.0, 5e7
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,17 @@ MIXED = Recipe(2, 2, 12)  # bf16 weights and gradients, fp32 copy and moments (Z
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on the fullest device at the step's peak, by what they are for."""
+    """Bytes on the fullest device at the step's peak, by what they are for.
+
+    `gradients` are those that exist at that moment; `allocator` is what the heap holds unused.
+    """
 
     weights: float
     gradients: float
     optimizer: float
-    activations: float
-    workspace: float
+    activations: float = 0.0
+    workspace: float = 0.0
+    allocator: float = 0.0
 
     @property
     def total(self) -> float:
@@ -53,26 +61,113 @@ def state(parameters: float, layout: Layout, recipe: Recipe = PUNA) -> TrainingM
         weights=recipe.weights * share[0],
         gradients=recipe.gradients * share[1],
         optimizer=recipe.optimizer * share[2],
-        activations=0,
-        workspace=0,
     )
 
 
 def training(run: TrainingRun) -> TrainingMemory:
-    """What the fullest device holds at the peak of a step."""
-    parts = state(stage_parameters(run.config, run.layout), run.layout)
+    """What the fullest device holds at the peak of a step, which is one of four moments.
+
+    The loss holds all kept activations, and logits or the output's gradient twice; the backward
+    pass of the last layer has its values computed again, that of the first one nearly all
+    gradients too. Derived for Puna's own step; of other layouts what ZeRO gathers is added.
+    """
+    config, layout = run.config, run.layout
+    parts = state(stage_parameters(config, layout), layout)
+    values = _Values.of(run)
+    gathered = _gathered_bytes(run)
+    accumulates = run.micro_batches > 1
+    before, later = (parts.gradients,) * 2 if accumulates else (0.0, values.output_gradient)
+    earlier = parts.gradients - (0.0 if accumulates else 4 * values.layer_parameters)
+    moments = [  # gradients, share of the layers whose activations are kept, workspace
+        (before, 1.0, values.loss),
+        (before, 1.0, values.loss_gradient),
+        (later, 1.0, values.layer),
+        (earlier, 1 / stage_layers(config, layout), values.layer),
+    ]
+    found = [
+        replace(
+            parts,
+            gradients=min(parts.gradients, max(0.0, gradients)),
+            activations=share * values.kept,
+            workspace=workspace + gathered,
+        )
+        for gradients, share, workspace in moments
+    ]
+    peak = max(found, key=lambda one: one.total)
+    if run.device.kind != "cpu":
+        return peak
+    holes = HOLES_OF_LAYERS * values.one_layer + HOLES_OF_LOSS * (values.loss - values.states)
+    return replace(peak, allocator=holes + LIBRARY_BYTES)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Bytes of a micro-batch's values on one device of a run."""
+
+    kept: float  # from forward to backward, by the checkpointing policy
+    one_layer: float  # all of one layer's, as without checkpointing
+    layer: float  # while a layer goes backward: computed again, and gradients of its rows
+    states: float  # around the loss: input and output of the last norm, their gradient
+    loss: float  # states, the output's gradient, its copy, one chunk of logits with gradients
+    loss_gradient: float  # states, and the output's gradient scaled
+    output_gradient: float
+    layer_parameters: float
+
+    @classmethod
+    def of(cls, run: TrainingRun) -> _Values:
+        config, tensor = run.config, run.layout.tensor
+        width = 2 if run.precision == "bf16" else 4
+        is_wide = width == 4
+        stage = replace(config, layers=stage_layers(config, run.layout))
+        in_flight = run.micro_batch * min(run.layout.pipeline, run.micro_batches)
+        kept = _kept_bytes(stage, run, in_flight, run.checkpointing)
+        one = replace(stage, layers=1)
+        one_layer = _kept_bytes(one, run, run.micro_batch, "none")
+        of_layer = _kept_bytes(one, run, run.micro_batch, run.checkpointing)
+        rows = run.micro_tokens * config.dim
+        output = config.vocabulary_size * config.dim
+        logits = min(CHUNK_ROWS, run.micro_tokens) * config.vocabulary_size
+        states = (12 + 4) * rows
+        loss = states + output * (4 if is_wide else 6) + logits * (16 if is_wide else 18)
+        return cls(
+            kept=kept / tensor,
+            one_layer=one_layer / tensor,
+            layer=(max(0.0, one_layer - of_layer) + 16 * rows) / tensor,
+            states=states / tensor,
+            loss=loss / tensor,
+            loss_gradient=((12 + 2 * width) * rows + 8 * output) / tensor,
+            output_gradient=4 * output / tensor,
+            layer_parameters=_layer_parameters(config) / tensor,
+        )
+
+
+def _kept_bytes(
+    config: ModelConfig, run: TrainingRun, sequences: int, policy: count.Checkpointing
+) -> float:
+    """Activations kept, less the turned queries and keys that our CPU kernels do not keep."""
     width = 2 if run.precision == "bf16" else 4
-    in_flight = run.micro_batch * min(run.layout.pipeline, run.micro_batches)
-    stage = replace(run.config, layers=stage_layers(run.config, run.layout))
-    kept = count.activation_bytes(stage, in_flight, run.context, run.checkpointing, width)
-    layer = count.activation_bytes(stage, run.micro_batch, run.context, "none", width)
-    logits = CHUNK_ROWS * run.config.vocabulary_size * (4 + 2 * width)
-    workspace = 2 * layer / stage.layers + logits
-    return replace(
-        parts,
-        activations=kept / run.layout.tensor,
-        workspace=workspace / run.layout.tensor,
-    )
+    kept = count.activation_bytes(config, sequences, run.context, policy, width)
+    if policy != "none" or run.device.kind != "cpu" or run.precision != "bf16":
+        return kept
+    turned = config.dim + config.kv_head_count * config.head_dim
+    return kept - config.layers * sequences * run.context * turned * width
+
+
+def _layer_parameters(config: ModelConfig) -> float:
+    two = count.parameters(replace(config, layers=2))
+    return two - count.parameters(replace(config, layers=1))
+
+
+def _gathered_bytes(run: TrainingRun) -> float:
+    """What ZeRO brings together for a moment: two layers' weights, one layer's gradient."""
+    layout = run.layout
+    if layout.data == 1 or layout.zero < 2:
+        return 0.0
+    layer = _layer_parameters(run.config) / layout.tensor
+    if layout.zero == 2:
+        return 4 * layer
+    output = run.config.vocabulary_size * run.config.dim / layout.tensor
+    return 4 * layer + (2 if run.precision == "bf16" else 4) * (2 * layer + output)
 
 
 def stage_layers(config: ModelConfig, layout: Layout) -> int:
