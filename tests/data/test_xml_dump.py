@@ -47,6 +47,43 @@ def test_offsets_and_the_head_are_those_of_the_unpacked_dump():
     assert dump.head == b"<m>\n <head/>\n"
 
 
+def of_parts(data: bytes, size: int) -> list[bytes | Damage]:
+    every = []
+    for begin in range(0, len(data), size):
+        part = range(begin, begin + size)
+        dump = Dump(io.BytesIO(data), b"<page>", b"</page>", part=part)
+        every += [item for _offset, item in dump]
+        assert not every or dump.head == b"<m>\n <head/>\n"
+    return every
+
+
+@pytest.mark.parametrize("size", [40, 997, 5000, 60_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"".join(streams(XML, 700)),  # pages cut wherever a stream ends
+        b"".join(map(bz2.compress, [b"<m>\n <head/>\n", *PAGES])),  # as Wikipedia's own
+        bz2.compress(XML),
+        gzip.compress(XML),
+        XML,
+    ],
+    ids=["cut anywhere", "multistream", "one stream", "gzip", "plain"],
+)
+def test_the_parts_of_a_file_hold_what_the_file_holds(data: bytes, size: int):
+    assert of_parts(data, size) == found(data) == PAGES
+
+
+@pytest.mark.parametrize("size", [40, 997])
+def test_parts_of_a_broken_file_lose_what_the_whole_loses(size: int):
+    packed = streams(XML, 700)
+    for number in (5, 6, 40):
+        packed[number] = packed[number][:60] + b"????" + packed[number][64:]
+    data = b"".join(packed)[:-30]
+    whole, parts = found(data), of_parts(data, size)
+    assert [one for one in parts if one in PAGES] == [one for one in whole if one in PAGES]
+    assert sum(isinstance(one, Damage) for one in whole) > 3
+
+
 def test_a_broken_stream_loses_its_pages_only():
     packed = streams(XML)
     packed[5] = packed[5][:60] + b"????" + packed[5][64:]

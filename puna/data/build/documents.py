@@ -43,12 +43,13 @@ class Stage:
 class Chain:
     """What a task does to its input files: read them by a source, or as documents; the stages.
 
-    `names` are the short names of the input files, which a source makes ids of.
+    `pieces` are the short names of the input files, which a source makes ids of, and which bytes
+    of each it reads; None for all.
     """
 
     stages: tuple[Stage, ...]
     source: Stage | None = None
-    names: tuple[str, ...] = ()
+    pieces: tuple[tuple[str, range | None], ...] = ()
     is_strict: bool = False
     seed: int = 0
 
@@ -113,8 +114,8 @@ def text_bytes_of(document: Document) -> int:
 def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
     """The documents of the input files; what is dropped is counted on the way."""
     assert chain.source is not None
-    for path, name in zip(task.inputs, chain.names, strict=True):
-        for item in drop_empty(_timed(items(chain.source, path, name), funnel)):
+    for path, (name, part) in zip(task.inputs, chain.pieces, strict=True):
+        for item in drop_empty(_timed(items(chain.source, path, name, part), funnel)):
             if isinstance(item, Document):
                 funnel.keep(item, text_bytes_of(item))
                 yield item
@@ -127,11 +128,11 @@ def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
                 funnel.drop(item)
 
 
-def items(source: Stage, path: str, name: str) -> Iterator[Item]:
-    """What a source makes of one input file, known to it by a short name."""
+def items(source: Stage, path: str, name: str, part: range | None = None) -> Iterator[Item]:
+    """What a source makes of one input file, or of a part, known to it by a short name."""
     read = importlib.import_module(source.module).read
     with files.open_bytes(path) as file:
-        yield from read(file, name, source.settings)
+        yield from read(file, name, source.settings, *([part] if part else []))
 
 
 def _timed(items: Iterator[Item], funnel: Funnel) -> Iterator[Item]:

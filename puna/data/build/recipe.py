@@ -60,6 +60,7 @@ class DataRecipe:
     tokens: float = 0.0  # that a model will see, to tell the epochs of each source
     seed: int = 0  # of the examples in the report
     task_bytes: int = 4 << 20  # small input files are read together up to this
+    part_bytes: int = 64 << 20  # one that can be cut (Wikipedia's .bz2) is read in parts of this
 
     def __post_init__(self) -> None:
         for name in self.sources:
@@ -71,6 +72,9 @@ class DataRecipe:
             raise ConfigError("sources is empty: a build needs text")
         if self.heldout_every < 2:
             raise ConfigError(f"heldout_every must be at least 2, got {self.heldout_every}")
+        for field_name in ("task_bytes", "part_bytes"):
+            if getattr(self, field_name) < 1:
+                raise ConfigError(f"{field_name} must be at least 1")
         shares = [source.share for source in self.sources.values()]
         if min(shares) < 0 or (max(shares) > 0 and min(shares) == 0):
             raise ConfigError(

@@ -93,7 +93,8 @@ def _chain(state: Build, source: Plan) -> Rounds:
         reader = source.reader if number == 0 else None
         names = "+".join([*([READ] if reader else []), *(stage.name for stage in part)])
         needed = _versions([*([reader] if reader else []), *part])
-        digest = digest_of(digest, reader, part, needed, strict, recipe.seed, recipe.task_bytes)
+        sizes = [recipe.task_bytes, recipe.part_bytes]
+        digest = digest_of(digest, reader, part, needed, strict, recipe.seed, sizes)
         folder = files.join(state.work, source.name, f"{number:02d}-{names[:60]}-{digest}")
         if not reader and stages.sees_all(part[0]):
             rounds = _rounds(part[0], ready, folder, recipe.seed)
@@ -101,7 +102,7 @@ def _chain(state: Build, source: Plan) -> Rounds:
             continue
         chain = Chain(tuple(part), is_strict=strict, seed=recipe.seed)
         tasks = (
-            _read_tasks(wanted, reader, chain, folder, recipe.task_bytes)
+            _read_tasks(wanted, reader, chain, folder, recipe)
             if reader
             else _tasks(ready, chain, folder)
         )
@@ -145,26 +146,37 @@ def _parts(chain: Sequence[Stage], keep: Sequence[str]) -> list[list[Stage]]:
 
 
 def _read_tasks(
-    found: Mapping[str, files.File], reader: Stage, chain: Chain, folder: str, task_bytes: int
+    found: Mapping[str, files.File], reader: Stage, chain: Chain, folder: str, recipe: DataRecipe
 ) -> list[Task]:
-    """One task a file; small ones together, in tasks of about equal size, `task_bytes` or less."""
-    sizes = [one.bytes or files.is_url(one.path) * task_bytes for one in found.values()]  # or large
+    """One task a file, or a part of one; small ones together, up to `task_bytes`, about equally."""
+    pieces = [
+        (name, part)
+        for name, file in found.items()
+        for part in stages.parts_of(reader, file, recipe.part_bytes)
+    ]
+    sizes = [_piece_bytes(found[name], part, recipe.task_bytes) for name, part in pieces]
     total = max(sum(sizes), 1)
-    parts = -(-total // task_bytes)
-    groups: dict[int, list[str]] = {}
+    count = -(-total // recipe.task_bytes)
+    groups: dict[int, list[tuple[str, range | None]]] = {}
     before = 0
-    for name, size in zip(found, sizes, strict=True):
-        groups.setdefault((before + size // 2) * parts // total, []).append(name)
+    for piece, size in zip(pieces, sizes, strict=True):
+        groups.setdefault((before + size // 2) * count // total, []).append(piece)
         before += size
     return [
         Task(
             f"{documents.__name__}:run",
-            tuple(found[name].path for name in names),
-            Chain(chain.stages, reader, tuple(names), chain.is_strict, chain.seed),
+            tuple(found[name].path for name, _ in group),
+            replace(chain, source=reader, pieces=tuple(group)),
             files.join(folder, f"{number:05d}{SUFFIX}"),
         )
-        for number, names in enumerate(groups.values())
+        for number, group in enumerate(groups.values())
     ]
+
+
+def _piece_bytes(file: files.File, part: range | None, task_bytes: int) -> int:
+    if part:
+        return len(part)
+    return file.bytes or files.is_url(file.path) * task_bytes  # not known: a large one
 
 
 def _tasks(inputs: Sequence[files.File], chain: Chain, folder: str) -> list[Task]:

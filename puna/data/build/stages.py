@@ -1,7 +1,8 @@
 """Sources and stages by name, and what a stage over many files is given.
 
 A source's module has `Settings`, `read(file, name, settings)`, which gives the documents of one
-input file, and may have `SUFFIXES` of the names it reads.
+input file, and may have `SUFFIXES` of the names it reads. Where it has `SPLITS`, a large file whose
+name ends so is read in parts, each a task: read(file, name, settings, part) with a range of bytes.
 Either may have `needs(settings)`, the names of other files that decide what comes out.
 A stage's module has `Settings` and either
   apply(documents, settings)         a result for each of a few documents, without a look at others
@@ -87,6 +88,15 @@ def rounds_of(one: Stage) -> Callable[[Sequence[files.File], Any, Context], Roun
 def suffixes_of(reader: Stage) -> tuple[str, ...]:
     """The ends of the names that a source reads, in small letters; any, where it does not say."""
     return tuple(getattr(importlib.import_module(reader.module), "SUFFIXES", ("",)))
+
+
+def parts_of(reader: Stage, file: files.File, part_bytes: int) -> list[range | None]:
+    """The bytes of a file that each of its tasks reads; None for all of them."""
+    splits = getattr(importlib.import_module(reader.module), "SPLITS", ())
+    if not file.path.lower().endswith(splits) or file.bytes <= part_bytes:
+        return [None]
+    begins = range(0, file.bytes, part_bytes)
+    return [range(begin, min(begin + part_bytes, file.bytes)) for begin in begins]
 
 
 def needed_files(one: Stage) -> list[files.File]:

@@ -21,6 +21,7 @@ from puna.data.sources.xml_dump import Damage, Dump, parse
 SOURCE = "wikipedia"
 LICENCE = "CC BY-SA"
 SUFFIXES = (".xml", ".bz2", ".gz")  # enwiki-20220601-pages-articles1.xml-p1p41242.bz2 too
+SPLITS = (".bz2",)  # where it has many streams (multistream)
 LANGUAGES = "bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk"  # of the paper
 
 # The terms of use changed on that day; revisions before it stay under 3.0 (to which those before
@@ -61,23 +62,29 @@ class _Site:
     namespaces: frozenset[str]
 
 
-def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | Dropped]:
+def read(
+    file: BinaryIO, path: str, settings: Settings, part: range | None = None
+) -> Iterator[Document | Dropped]:
     """The articles of a dump, and what is not kept: "redirect", "not an article", "empty",
     "disambiguation", or damaged with its place in the unpacked dump.
+
+    Of a `part`, a range of the packed bytes, those that begin in it; places count from there.
     """
-    dump = Dump(file, b"<page>", b"</page>")
+    dump = Dump(file, b"<page>", b"</page>", part=part)
+    begin = part.start if part else 0
+    path = f"{path}+{begin}" if begin else path
     site: _Site | None = None
     for offset, data in dump:
         if site is None:
             site, problem = _site(dump.head, settings)
-            if problem:
+            if problem and not begin:
                 yield _damaged(path, 0, problem)
         page = parse(data) if isinstance(data, bytes) else data
         if isinstance(page, Damage):
             yield _damaged(path, offset, page.what)
         else:
             yield _document(page, site, settings)
-    if site is None:
+    if site is None and not begin:
         yield _damaged(path, 0, "holds no <page>")
 
 

@@ -22,6 +22,7 @@ _BLOCK_BYTES = 1 << 20  # what is packed grows to at most this at a time
 _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")  # a stream's first block, or its end
 _GZIP = re.compile(rb"\x1f\x8b\x08")
 _MAGIC_BYTES = 10
+_ALL = range(0)
 
 
 class Damage(NamedTuple):
@@ -30,17 +31,26 @@ class Damage(NamedTuple):
     what: str
 
 
+_PART_OVER = Damage("the streams of the part are over")
+
+
 class Dump:
     """Iterates over (offset in unpacked bytes, element) of a dump that is open for reading.
 
     An element begins with `start` (`<page>`) and ends with the next of `ends` (`</page>`). What
     cannot be unpacked, has no end or is longer than LONGEST_ELEMENT_BYTES comes as Damage.
     `head` is what stands before the first element, at most LONGEST_HEAD_BYTES of it.
+    With a `part`, a range of the packed bytes, only elements come that begin in a bzip2 stream that
+    begins there: the parts of a file hold what the file holds. Other packings have one part only.
     """
 
-    def __init__(self, file: BinaryIO, start: bytes, *ends: bytes) -> None:
+    def __init__(
+        self, file: BinaryIO, start: bytes, *ends: bytes, part: range | None = None
+    ) -> None:
         self.head = b""
         self._file, self._start, self._ends = file, start, ends
+        self._part = part or _ALL
+        self._limit: int | None = None  # the offset from which on elements are another part's
         self._buffer = bytearray()
         self._offset = 0  # of the buffer's first byte
         self._is_first = True
@@ -48,16 +58,33 @@ class Dump:
         self._searched = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes | Damage]]:
-        for block in _utf8(_unpacked(self._file)):
+        if self._part.start:
+            self._read_head()
+        for block in _utf8(_unpacked(self._file, self._part)):
+            if block is _PART_OVER:
+                self._limit = self._offset + len(self._buffer)
+                continue
             if isinstance(block, Damage):
                 yield self._offset + len(self._buffer), block
                 continue
             self._buffer += block
             yield from self._cut()
+            if self._is_over():
+                return
         if self._is_begun:
             yield self._give_up("the file ends within it", len(self._buffer))
         elif self._is_first:
             self._pass_over(len(self._buffer))
+
+    def _read_head(self) -> None:
+        whole = Dump(self._file, self._start, *self._ends)
+        next(iter(whole), None)
+        self.head, self._is_first = whole.head, False
+        self._file.seek(0)
+
+    def _is_over(self) -> bool:
+        """Whether the buffer's first byte is another part's, and no element of this one is open."""
+        return self._limit is not None and self._offset >= self._limit and not self._is_begun
 
     def _cut(self) -> Iterator[tuple[int, bytes | Damage]]:
         while self._is_begun or self._find_start():
@@ -91,8 +118,8 @@ class Dump:
 
     def _find_start(self) -> bool:
         found = self._buffer.find(self._start)
-        self._is_begun, self._searched = found >= 0, 0
         self._pass_over(found if found >= 0 else max(0, len(self._buffer) - len(self._start)))
+        self._is_begun, self._searched = found >= 0 and not self._is_over(), 0
         self._is_first &= not self._is_begun
         return self._is_begun
 
@@ -136,22 +163,37 @@ def _utf8(blocks: Iterator[bytes | Damage]) -> Iterator[bytes | Damage]:
         yield decoder.decode(block).encode() if decoder else block
 
 
-def _unpacked(file: BinaryIO) -> Iterator[bytes | Damage]:
-    """The file's bytes, unpacked where it begins like bzip2 or gzip."""
+def _unpacked(file: BinaryIO, part: range) -> Iterator[bytes | Damage]:
+    """The file's bytes, unpacked where it begins like bzip2 or gzip; _PART_OVER at its end."""
     data = file.read(_READ_BYTES)
-    for magic in (_BZIP2, _GZIP):
-        if magic.match(data):
-            yield from _streams(file, data, magic)
-            return
+    if _BZIP2.match(data):
+        if part.start:
+            file.seek(part.start)
+            data = file.read(_READ_BYTES)
+        yield from _streams(file, data, _BZIP2, part.stop)
+        return
+    if part.start:
+        return
+    if _GZIP.match(data):
+        yield from _streams(file, data, _GZIP, 0)
+        return
     while data:
         yield data
         data = file.read(_READ_BYTES)
 
 
-def _streams(file: BinaryIO, data: bytes, magic: re.Pattern[bytes]) -> Iterator[bytes | Damage]:
-    """All streams of a packed file, one after the other; after damage, from the next stream on."""
+def _streams(
+    file: BinaryIO, data: bytes, magic: re.Pattern[bytes], stop: int
+) -> Iterator[bytes | Damage]:
+    """All streams of a packed file, one after the other; after damage, from the next stream on.
+
+    Before the first that begins at byte `stop` or later, where that is not 0, _PART_OVER.
+    """
     while data:
         if found := magic.search(data):
+            if stop and file.tell() - len(data) + found.start() >= stop:
+                stop = 0
+                yield _PART_OVER
             data = yield from _stream(file, data[found.start() :], magic)
         else:  # zeros after the last stream, or the rest of a broken one
             more = file.read(_READ_BYTES)

@@ -1,5 +1,6 @@
 """Builds of small trees; the oracle is the text itself, read back from the shards."""
 
+import bz2
 import json
 from importlib import metadata
 from pathlib import Path
@@ -122,6 +123,31 @@ def test_another_list_or_model_under_the_same_name_is_seen(recipe, tmp_path):
     benchmarks.unlink()
     with pytest.raises(DataError, match=r"there is no file .*sets\.npz"):
         run(recipe, tmp_path / "out", *settings)
+
+
+@pytest.mark.parametrize("part_bytes", [300, 5000])
+def test_a_large_dump_is_read_in_parts_and_gives_the_same_text(recipe, tree, tmp_path, part_bytes):
+    texts = [document.text for document in read_documents(tree / "lines" / "0.jsonl.zst")]
+    pages = [
+        f"<page><title>T{at}</title><ns>0</ns><id>{at}</id><revision><text>{text}</text>"
+        "</revision></page>\n"
+        for at, text in enumerate(texts)
+    ]
+    head = '<mediawiki xml:lang="en"><siteinfo><dbname>enwiki</dbname></siteinfo>\n'
+    streams = [head, *("".join(pages[at : at + 3]) for at in range(0, len(pages), 3))]
+    (tree / "wiki.xml.bz2").write_bytes(b"".join(bz2.compress(one.encode()) for one in streams))
+    inputs = f'sources.lines={{reader="wikipedia",share=3,inputs=["{tree}/wiki.xml.bz2"]}}'
+    whole = run(recipe, tmp_path / "whole", inputs)
+    parts = run(recipe, tmp_path / "parts", inputs, f"part_bytes={part_bytes}")
+    read_in = next((tmp_path / "parts" / "work" / "lines").glob("00-read-*"))
+    assert len(list(read_in.glob("*.zst"))) > 1
+    stages = [record["sources"]["lines"]["stages"][0] for record in (whole, parts)]
+    assert stages[0]["documents"] == stages[1]["documents"] == len(texts)
+    tokens = [
+        [path.read_bytes() for path in sorted((tmp_path / name / "shards").rglob("tokens-*"))]
+        for name in ("whole", "parts")
+    ]
+    assert sorted(tokens[0]) == sorted(tokens[1])
 
 
 def test_input_and_output_may_be_anywhere_that_fsspec_reaches(recipe, tree, tmp_path):
