@@ -9,8 +9,8 @@ from puna.errors import ConfigError
 
 pytest.importorskip("fasttext", reason="the extra `data` is not installed")
 
-# Article 3 (United Nations, 1948), of Danish and Serbian article 1: short texts of theirs are
-# taken for Norwegian and Macedonian.
+# Article 3 (United Nations, 1948), of Croatian, Danish and Serbian article 1: short texts of theirs
+# are taken for Serbian, Norwegian and Macedonian.
 ARTICLES = {
     "bg": "Всеки човек има право на живот, свобода и лична сигурност.",
     "ca": "Tot individu té dret a la vida, a la llibertat i a la seva seguretat.",
@@ -21,6 +21,8 @@ ARTICLES = {
     "en": "Everyone has the right to life, liberty and security of person.",
     "es": "Todo individuo tiene derecho a la vida, a la libertad y a la seguridad de su persona.",
     "fr": "Tout individu a droit à la vie, à la liberté et à la sûreté de sa personne.",
+    "hr": "Sva ljudska bića rađaju se slobodna i jednaka u dostojanstvu i pravima. Ona su obdarena "
+    "razumom i sviješću i trebaju jedna prema drugima postupati u duhu bratstva.",
     "hu": "Minden személynek joga van az élethez, a szabadsághoz és a személyi biztonsághoz.",
     "it": "Ogni individuo ha diritto alla vita, alla libertà ed alla sicurezza della persona.",
     "nl": "Een ieder heeft het recht op leven, vrijheid en onschendbaarheid van zijn persoon.",
@@ -44,6 +46,11 @@ def document(text: str) -> Document:
 def test_languages_of_the_paper_are_told_apart(code: str):
     assert code in language.WIKIPEDIA_LANGUAGES
     assert language_of(ARTICLES[code], Settings())[0] == code
+
+
+def test_every_language_of_the_paper_is_tried():
+    assert set(ARTICLES) == set(language.WIKIPEDIA_LANGUAGES)
+    assert len(ARTICLES) == 20
 
 
 def test_a_kept_document_knows_its_language():
