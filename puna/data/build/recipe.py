@@ -59,7 +59,7 @@ class DataRecipe:
     heldout_every: int = 100  # one document in so many is held out, by its text's hash
     tokens: float = 0.0  # that a model will see, to tell the epochs of each source
     seed: int = 0  # of the examples in the report
-    task_bytes: int = 4 << 20  # small input files are read together up to this
+    task_bytes: int = 2 << 20  # small input files are read together up to this
     part_bytes: int = 64 << 20  # one that can be cut (Wikipedia's .bz2) is read in parts of this
 
     def __post_init__(self) -> None:
