@@ -42,7 +42,7 @@ class Device:
     source: str
     training_source: str
     usable: float = 0.94  # of a GPU: its context and the allocator's fragments; an assumption
-    training: float = 0.51
+    training: float = 0.487
     prefill: float = 0.5
     read: float = 0.7
     kind: Literal["gpu", "apple", "cpu"] = "gpu"

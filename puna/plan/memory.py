@@ -191,14 +191,18 @@ def weight_bytes(config: ModelConfig, kind: str = "BF16") -> float:
 
     Norms are F32, as in the files that Puna writes. Raises ConfigError for an unknown type.
     """
+    norms = (2 * config.layers + 1) * config.dim
+    return type_bytes(count.parameters(config) - norms, kind) + 4 * norms
+
+
+def type_bytes(values: float, kind: str) -> float:
+    """Bytes of so many values in a type of GGUF's. Raises ConfigError for an unknown one."""
     if kind.upper() not in TYPES:
         raise ConfigError(
             f"there is no type of weights {kind!r}", hint=nearest(kind.upper(), list(TYPES))
         )
     block = TYPES[kind.upper()]
-    norms = (2 * config.layers + 1) * config.dim
-    matrices = count.parameters(config) - norms
-    return matrices * block.block_bytes / block.block_values + 4 * norms
+    return values * block.block_bytes / block.block_values
 
 
 def kv_bytes(config: ModelConfig, context: int, batch: int = 1, kind: str = "bf16") -> float:

@@ -1,0 +1,58 @@
+"""Devices as the command line names them: a count and a name of the table, or this machine."""
+
+from __future__ import annotations
+
+import re
+
+from puna import hardware
+from puna.errors import MachineError
+from puna.plan import devices
+from puna.plan.devices import Device
+
+HERE = ("this", "here", "cpu")
+PROBE_BYTES = 512 * 2**20  # as puna doctor
+# What a driver calls a GPU -> its name in the table.
+DRIVERS = (
+    (r"A100.*80GB", "A100-80GB"), (r"A100", "A100-40GB"), (r"H100 PCIe", "H100-PCIe"),
+    (r"H100", "H100-SXM"), (r"H200", "H200"), (r"B200", "B200"), (r"MI300X", "MI300X"),
+    (r"RTX 3090\b", "RTX-3090"), (r"RTX 4090\b", "RTX-4090"), (r"RTX 5090\b", "RTX-5090"),
+)  # fmt: skip
+
+
+def find(text: str) -> tuple[int, Device]:
+    """The count and the device of `8xA100-80GB`; `this` is the machine that we are on, measured.
+
+    Probing takes about three seconds. Raises UsageError for an unknown name, MachineError for a
+    GPU here that the table does not have.
+    """
+    count, name = devices.fleet(text)
+    if name.lower() not in HERE:
+        return count, devices.device(name)
+    if name.lower() != "cpu" and hardware.has_package("torch"):
+        found = hardware.choose_device()
+        if found.kind == "cuda":
+            return count, _of_driver(found.name)
+    return count, _processor()
+
+
+def _of_driver(name: str) -> Device:
+    for pattern, known in DRIVERS:
+        if re.search(pattern, name):
+            return devices.device(known)
+    raise MachineError(
+        f"the table of devices has no {name}, which this machine has",
+        hint="name the nearest of the table, or --devices cpu for its processors",
+    )
+
+
+def _processor() -> Device:
+    """This machine's cores, measured as `puna doctor` does."""
+    from puna.evaluate.bandwidth import ReadProbe
+
+    probe = ReadProbe(PROBE_BYTES)
+    reading = probe()
+    rates = {"fp32": hardware.matmul_rate("cpu", "fp32").per_second}
+    has_bf16 = any(name in hardware.instruction_sets() for name in hardware.BF16_INSTRUCTIONS)
+    if hardware.has_package("torch") and has_bf16:
+        rates["bf16"] = hardware.matmul_rate("cpu", "bf16").per_second
+    return devices.this_machine(reading, rates, f"measured here: {probe.source}")
