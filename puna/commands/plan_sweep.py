@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     on_cpu = hardware.choose_device(ladder.train.device).kind == "cpu"
     workers = arguments.workers or (hardware.usable_cores() if on_cpu else 1)
     swept = sweep(ladder, shards, out, console, workers)
-    console.result(swept.record(), _told(swept))
+    console.result(swept.record(), told(swept))
     return 0
 
 
-def _told(swept: Swept) -> str:
-    """Runs, law and prediction, as a table and a few lines."""
+def told(swept: Swept) -> str:
+    """A finished sweep for people: runs, law, prediction and truth."""
     fitted, prediction, truth = swept.fitted, swept.prediction, swept.truth
     rows = [
         (

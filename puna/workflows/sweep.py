@@ -6,8 +6,9 @@
   prediction.json  what the law says of the target; written before the target's first step
   target/          the target's run
   sweep.json       all of it together
-Every run is a cosine of its own: with a few million tokens each they cost less than the second
-schedule (a constant rate with branches, Hägele et al. 2024) would save in hours.
+Every run has a cosine of its own. Branches from one long run at a constant rate (Hägele et al.
+2024) would read half the tokens, but thirty runs of so small models take an hour, and each is
+plain `puna train`, resumed as that is.
 """
 
 from __future__ import annotations
@@ -198,27 +199,33 @@ class _Trainer:
             each = first.token_seconds + share * (last.token_seconds - first.token_seconds)
             # A held-out token, scored without compilation, takes about as long as a trained one.
             self.seconds[rung.name] = each * (rung.tokens + rung.config.train.validation_tokens)
+        left = sum(self._seconds_left(rung, "runs") for rung in rungs)
         tokens = sum(rung.tokens for rung in rungs)
-        wall = sum(self.seconds[rung.name] for rung in rungs) / self.workers
         self.console.say(
             f"sweep      {len(rungs)} runs, {human_count(tokens)} tokens in all: about "
-            f"{human_duration(wall)} on {self.workers} processes, then {target.name}: about "
-            f"{human_duration(self.seconds[target.name])} on one core, less on all"
+            f"{human_duration(left / self.workers)} left, {self.workers} at a time; then "
+            f"{target.name}: about {human_duration(self._seconds_left(target, 'target'))} on one "
+            "core, less on all"
         )
 
     def measure(self, rungs: Sequence[Rung], kind: str) -> list[Measured]:
         """Train what is not yet trained, the longest first; what each rung came to, in order."""
-        tasks = {self._task(rung, kind).output: rung for rung in rungs}
-        todo = {path: rung for path, rung in tasks.items() if not Path(path).is_file()}
-        longest_first = sorted(todo.values(), key=lambda rung: -_flops(rung) * rung.tokens)
-        with LocalProcesses(self.workers) as processes, self._watched(longest_first, kind):
-            for done in processes.run([self._task(rung, kind) for rung in longest_first]):
+        todo = []
+        for rung in rungs:
+            task = self._task(rung, kind)
+            if Path(task.output).is_file():
+                self._read(task)  # of another recipe: refused before hours of the rest
+            else:
+                todo.append(rung)
+        todo.sort(key=lambda rung: -_flops(rung) * rung.tokens)
+        with LocalProcesses(self.workers) as processes, self._watched(todo, kind):
+            for done in processes.run([self._task(rung, kind) for rung in todo]):
                 if done.error:
                     raise TrainingError(
                         f"{done.task.output}: {done.error}",
                         hint="what is trained is kept: run the command again to go on",
                     )
-        return [self._read(Path(path), rung) for path, rung in tasks.items()]
+        return [self._read(self._task(rung, kind)) for rung in rungs]
 
     def _task(self, rung: Rung, kind: str) -> Task:
         folder = self.out / kind / (rung.name if kind != "target" else "")
@@ -227,16 +234,21 @@ class _Trainer:
         settings, output = (rung.name, inputs, config), str(folder / "result.json")
         return Task(f"{__name__}:train_rung", (str(self.folder),), settings, output)
 
-    def _read(self, path: Path, rung: Rung) -> Measured:
+    def _read(self, task: Task) -> Measured:
         """A rung's result, which must be of the same recipe and text."""
+        path = Path(task.output)
         record = schema.read_json(path, KIND)
-        _name, inputs, _config = self._task(rung, "").settings
+        _name, inputs, _config = task.settings
         if record.get("inputs") != inputs:
             raise DataError(
                 f"{path.parent} was trained by another recipe or on other text",
                 hint="give the same ones to go on, or another --out for a new sweep",
             )
         return recipes.from_table(Measured, _without_stamp(record), str(path))
+
+    def _seconds_left(self, rung: Rung, kind: str) -> float:
+        journal = Path(self._task(rung, kind).output).with_name("metrics.jsonl")
+        return self.seconds.get(rung.name, 0.0) * (1 - tokens_told(journal) / rung.tokens)
 
     @contextmanager
     def _watched(self, rungs: Sequence[Rung], kind: str) -> Iterator[None]:
@@ -247,14 +259,10 @@ class _Trainer:
             return
 
         def done() -> float:
-            folders = {rung: Path(self._task(rung, kind).output).parent for rung in rungs}
-            return sum(
-                self.seconds[rung.name] * tokens_told(folder / "metrics.jsonl") / rung.tokens
-                for rung, folder in folders.items()
-            )
+            return total - sum(self._seconds_left(rung, kind) for rung in rungs)
 
         ended = threading.Event()
-        with self.console.progress(total, kind, "s", initial=done()) as bar:
+        with self.console.progress(total, kind, "core-s", initial=done()) as bar:
 
             def look() -> None:
                 while not ended.wait(SECONDS_BETWEEN_LOOKS):

@@ -219,7 +219,7 @@ def test_the_estimate_is_linear_in_flops_between_the_two_timed_shapes(
         wanted = tokens * (3e-3 + 1e-7 * flops(rung.config.model))
         assert trainer.seconds[rung.name] == pytest.approx(wanted)
     assert "16 runs" in said.getvalue()
-    assert "2 processes" in said.getvalue()
+    assert "2 at a time" in said.getvalue()
 
 
 def test_the_interval_is_of_the_draws_and_of_the_runs_own_scatter():
