@@ -56,6 +56,11 @@ class Build:
         if missing:
             self._do(missing, label)
             there = self._there(tasks)
+        if lost := [task.output for task in tasks if task.output not in there]:
+            raise DataError(
+                f"{len(lost)} tasks are done, but their outputs are not here, such as {lost[0]}",
+                hint="all nodes must reach the folder by the same name: a shared disk, s3://, gs://",
+            )
         for file in there.values():
             self.sizes[file.path] = file.bytes
         return [there[task.output] for task in tasks]

@@ -86,6 +86,21 @@ def test_a_rerun_does_nothing_and_a_changed_rule_only_what_follows_it(recipe, tm
     assert {path.name.rpartition("-")[0] for path in new} == {"99-tokenise", "lines", "heldout"}
 
 
+class OtherDisk(Here):
+    """A node whose disk is its own: what it writes, the driver does not see."""
+
+    def run(self, tasks):
+        for done in super().run(tasks):
+            Path(done.task.output).unlink()
+            yield done
+
+
+def test_nodes_that_do_not_share_the_folder_are_one_clear_error(recipe, tmp_path):
+    options = Options(str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"outputs are not here(?s:.*)hint: all nodes must reach"):
+        build(recipes.load(recipe, ()), options, OtherDisk(), silent())
+
+
 def folders(out: Path) -> set[str]:
     return {path.name for path in (out / "work").glob("*/*")}
 
