@@ -9,7 +9,7 @@ from puna.data.document import Document, read_documents, write_documents
 
 
 def run_rounds(module, texts: list[list[str]], folder: Path, rules) -> list[list[Document]]:
-    """The documents that are left of each file's texts."""
+    """The documents that are left of each file's texts; the text `at` of a file has the id N.at."""
     inputs = []
     for number, of_file in enumerate(texts):
         path = folder / f"{number}.jsonl.zst"
@@ -26,3 +26,15 @@ def run_rounds(module, texts: list[list[str]], folder: Path, rules) -> list[list
         for task in tasks:
             run_task(task)
         answer = [files.find(task.output)[0] for task in tasks]
+
+
+def duplicates_told(folder: Path) -> dict[str, str]:
+    """The ids of the examples of what went, each with the id of what stays, of the last round."""
+    reports = map(files.read_json, map(str, (folder / "stage").glob("documents-*.report.json")))
+    return {
+        example["id"]: example["detail"]
+        for report in reports
+        for reason, examples in report["stages"][0]["examples"].items()
+        if reason != "kept"
+        for example in examples
+    }

@@ -27,7 +27,7 @@ from puna.data.build.stages import Context, Rounds
 from puna.data.build.task import Task
 from puna.data.dedup.components import EDGE
 from puna.data.dedup.fuzzy import write_found
-from puna.data.dedup.join import Rows, read_slice, removals, write_by, write_slices
+from puna.data.dedup.join import Rows, read_slice, removals, write_by, write_ids, write_slices
 from puna.data.dedup.minhash import grams
 from puna.errors import ConfigError
 
@@ -88,7 +88,7 @@ def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -
         )
         for number in range(count)
     ]
-    return (yield removals(inputs, found, context, SAME_BOOK))
+    return (yield removals(inputs, found, context, SAME_BOOK, "sketch"))
 
 
 def sketch_of(text: str) -> NDArray[np.uint64]:
@@ -100,8 +100,9 @@ def sketch_of(text: str) -> NDArray[np.uint64]:
 def sketch(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     """(hash, text, number of its hashes) of all texts of a file, sorted, in slices."""
     part: _Part = task.settings
-    found = [np.empty(0, _HASH)]
+    found, ids = [np.empty(0, _HASH)], []
     for number, document in enumerate(read_all(task.inputs)):
+        ids.append(document.id)
         hashes = sketch_of(document.text)
         rows = np.empty(len(hashes), _HASH)
         rows["hash"], rows["document"], rows["size"] = hashes, number, len(hashes)
@@ -110,6 +111,7 @@ def sketch(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     rows = np.sort(np.concatenate(found), order=("hash", "document"))
     bounds = [(1 << 64) // _ONE_IN * number // part.slices for number in range(part.slices)]
     write_slices(output, rows, np.searchsorted(rows["hash"], np.array([*bounds, 0], np.uint64)))
+    write_ids(output, ids)
     report["hashes"] = len(rows)
 
 

@@ -21,7 +21,7 @@ from puna.data.build.documents import read_all
 from puna.data.build.stages import Context, Rounds
 from puna.data.build.task import Task
 from puna.data.dedup.exact import EXACT_DUPLICATE
-from puna.data.dedup.join import DUPLICATE, read_slice, removals, write_slices
+from puna.data.dedup.join import DUPLICATE, read_slice, removals, write_ids, write_slices
 
 _PART_BYTES = 16 << 30
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u4")])
@@ -53,20 +53,21 @@ def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -
         Task(f"{here}join", names, _Part(part, parts), context.name("join", part, ".bin"))
         for part in range(parts)
     ]
-    return (yield removals(inputs, joined, context, EXACT_DUPLICATE))
+    return (yield removals(inputs, joined, context, EXACT_DUPLICATE, "sign"))
 
 
 def sign(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
-    """Where each part of the hashes begins, then the hashes."""
-    digests = [
-        hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest()
-        for document in read_all(task.inputs)
-    ]
+    """Where each part of the hashes begins, then the hashes; ids."""
+    digests, ids = [], []
+    for document in read_all(task.inputs):
+        digests.append(hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest())
+        ids.append(document.id)
     rows = np.empty(len(digests), _HASH)
     pairs = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
     rows["high"], rows["low"], rows["document"] = pairs[:, 0], pairs[:, 1], np.arange(len(rows))
     rows.sort(order=("high", "low", "document"))
     write_slices(output, rows, np.searchsorted(rows["high"], _bounds(task.settings.of)))
+    write_ids(output, ids)
     report["documents"] = len(rows)
 
 

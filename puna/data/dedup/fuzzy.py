@@ -24,7 +24,15 @@ from puna.data.build.documents import read_all
 from puna.data.build.stages import Context, Rounds
 from puna.data.build.task import Task
 from puna.data.dedup.components import EDGE, stars, write_edges
-from puna.data.dedup.join import DUPLICATE, Rows, read_slice, removals, write_by, write_slices
+from puna.data.dedup.join import (
+    DUPLICATE,
+    Rows,
+    read_slice,
+    removals,
+    write_by,
+    write_ids,
+    write_slices,
+)
 from puna.data.dedup.minhash import (
     KIND,
     PERMUTATIONS,
@@ -111,22 +119,23 @@ def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -
         )
         for part, file in enumerate(found)
     ]
-    return (yield removals(inputs, placed, context, NEAR_DUPLICATE))
+    return (yield removals(inputs, placed, context, NEAR_DUPLICATE, "signatures"))
 
 
 def sign(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
-    """KIND, the number of texts, their signatures; then the keys of their bands, in slices.
+    """KIND, the number of texts, their signatures; the keys of their bands, in slices; ids.
 
     A text without words has a signature, too, but no keys: it is like no other.
     """
     part: _Part = task.settings
     assert part.settings
     found: list[NDArray[np.uint32]] = []
-    is_empty = []
+    is_empty, ids = [], []
     for document in read_all(task.inputs):
         numbers = grams(document.text, part.settings.unit, part.settings.length)
         found.append(signature(numbers))
         is_empty.append(not len(numbers))
+        ids.append(document.id)
     signatures = np.array(found, np.uint32).reshape(-1, PERMUTATIONS)
     some = np.flatnonzero(~np.array(is_empty, bool))
     rows = np.empty((len(some), part.settings.bands), _KEY)
@@ -138,6 +147,7 @@ def sign(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     output.write(KIND + len(found).to_bytes(8, "little"))
     output.write(signatures.astype("<u4").tobytes())
     write_slices(output, flat, begins)
+    write_ids(output, ids)
     report["documents"] = len(found)
 
 

@@ -2,11 +2,13 @@
 
 A sliced file is the places at which its slices begin, one more than there are, and then its rows.
 So a task that wants one slice of each of many files reads no more than that.
-A text is known by its place: (number of its file << 32) + its number in the file.
+A text is known by its place: (number of its file << 32) + its number in the file. Its id stands at
+the end of its file's first result, to be told when a text like it goes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -29,13 +31,16 @@ Rows = NDArray[Any]
 
 @dataclass(frozen=True)
 class Removal:
-    """Which file of how many is written again, why texts go, and the stage's name and seed."""
+    """Which file of how many is written again, and why texts go.
+
+    `ids_in` is the kind of the stage's files that have the ids of each file's texts.
+    """
 
     number: int
     of: int
     reason: str
-    stage: str
-    seed: int
+    ids_in: str
+    context: Context
 
 
 def write_slices(output: BinaryIO, rows: Rows, begins: NDArray[Any]) -> None:
@@ -61,15 +66,38 @@ def read_slice(name: str, number: int, of: int, dtype: np.dtype[Any], start: int
         return np.frombuffer(file.read(int(end - begin) * dtype.itemsize), dtype)
 
 
+def write_ids(output: BinaryIO, ids: Sequence[str]) -> None:
+    """Append the ids of a file's texts, each to be found by its number."""
+    encoded = [one.encode("utf-8") for one in ids]
+    ends = output.tell() + np.cumsum([0, *map(len, encoded)])
+    output.writelines(encoded)
+    output.write(np.array([*ends, len(ids)], _OFFSET).tobytes())
+
+
+def read_id(name: str, number: int) -> str:
+    """The id of a text whose number is known, from what `write_ids` appended."""
+    with files.open_bytes(name) as file:
+        file.seek(-_OFFSET.itemsize, os.SEEK_END)
+        count = int(np.frombuffer(file.read(), _OFFSET)[0])
+        file.seek((number - count - 2) * _OFFSET.itemsize, os.SEEK_END)
+        begin, end = np.frombuffer(file.read(2 * _OFFSET.itemsize), _OFFSET)
+        file.seek(int(begin))
+        return file.read(int(end - begin)).decode("utf-8")
+
+
 def removals(
-    inputs: Sequence[files.File], found: Sequence[files.File], context: Context, reason: str
+    inputs: Sequence[files.File],
+    found: Sequence[files.File],
+    context: Context,
+    reason: str,
+    ids_in: str,
 ) -> list[Task]:
     """The last round: each file of documents again, without its slice of all that was found."""
     return [
         Task(
             f"{__name__}:drop",
             (file.path, *(one.path for one in found)),
-            Removal(number, len(inputs), reason, context.stage, context.seed),
+            Removal(number, len(inputs), reason, ids_in, context),
             context.name("documents", number, SUFFIX),
         )
         for number, file in enumerate(inputs)
@@ -81,16 +109,16 @@ def drop(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     part: Removal = task.settings
     document_file, *joined = task.inputs
     rows = np.concatenate([read_slice(name, part.number, part.of, DUPLICATE) for name in joined])
-    duplicates = {
-        int(row["document"]): f"document {row['first_document']} of file {row['first_file']}"
-        for row in rows
-    }
+    stays = {document: (file, first) for document, file, first in rows.tolist()}
 
     def decide(index: int, document: Document) -> Item:
-        if index not in duplicates:
+        if index not in stays:
             return document
         size = len(document.text.encode("utf-8"))
-        return Dropped(document.id, document.source, part.reason, duplicates[index], size)
+        return Dropped(document.id, document.source, part.reason, str(index), size)
 
-    funnel = Funnel(part.stage, part.seed)
+    funnel = Funnel(part.context.stage, part.context.seed)
     rewrite(read_all([document_file]), output, report, funnel, decide)
+    for example in report["stages"][0]["examples"].get(part.reason, []):
+        number, first = stays[int(example["detail"])]  # ids are read for those shown alone
+        example["detail"] = read_id(part.context.name(part.ids_in, number, ".bin"), first)

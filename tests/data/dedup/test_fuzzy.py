@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_rounds import run_rounds
+from stage_rounds import duplicates_told, run_rounds
 
 from puna.data import files
 from puna.data.build.stages import Context
@@ -150,6 +150,7 @@ def test_of_texts_that_are_alike_the_first_stays(tmp_path: Path, monkeypatch):
     left = run_rounds(fuzzy, texts, tmp_path, fuzzy.Settings())
     ids = [[one.id for one in of_file] for of_file in left]
     assert ids == [[f"0.{at}" for at in range(6)], ["1.1", "1.2"], [], ["3.0", "3.3", "3.4"]]
+    assert duplicates_told(tmp_path) == {"1.0": "0.2", "3.1": "0.2", "3.2": "1.1"}
 
 
 def test_signatures_confirm_what_bands_suppose(tmp_path: Path):

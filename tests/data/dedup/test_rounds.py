@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_rounds import run_rounds
+from stage_rounds import duplicates_told, run_rounds
 
 from puna.data.dedup import exact_join, line_rounds
 from puna.data.dedup.exact import drop_duplicates
-from puna.data.document import Document
+from puna.data.document import Document, Dropped
 from puna.errors import ConfigError
 
 
@@ -31,6 +31,8 @@ def test_of_equal_texts_in_any_files_the_first_is_kept(tmp_path_factory, texts, 
     ]
     expected = [one for one in drop_duplicates(stream) if isinstance(one, Document)]
     assert [one for of_file in left for one in of_file] == expected
+    told = {one.id: one.detail for one in drop_duplicates(stream) if isinstance(one, Dropped)}
+    assert duplicates_told(folder).items() <= told.items()
 
 
 @pytest.mark.parametrize("keeps_first", [False, True])
