@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puna.commands import plan_fit
+from puna.commands import plan_ask, plan_fit, plan_sweep
 from puna.console import Console
 
 
@@ -12,14 +12,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The sub-verbs of `puna plan`."""
     parser.description = "Budgets, before a model is trained: size, data, time, money."
     parser.epilog = """examples:
+  puna plan ask --as-good-as llama-13b --inference-tokens 2T
   puna plan fit chinchilla                          the law of Chinchilla's own runs
   puna plan fit runs/* --save law.json              the law of yours"""
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
+    plan_ask.configure(verbs.add_parser("ask", help="which model to train, if it is also to run"))
     plan_fit.configure(verbs.add_parser("fit", help="the scaling law of runs that are done"))
+    plan_sweep.configure(verbs.add_parser("sweep", help="train small models, find their law"))
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do one sub-verb. Raises what it says."""
-    actions = {"fit": plan_fit.run}
+    actions = {"ask": plan_ask.run, "fit": plan_fit.run, "sweep": plan_sweep.run}
     actions[arguments.action](arguments, console)
     return 0

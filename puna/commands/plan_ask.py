@@ -1,0 +1,266 @@
+"""`puna plan ask`: which model to train, if it also has to be run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from puna.console import Console, parse_count
+from puna.errors import UsageError
+
+if TYPE_CHECKING:
+    from puna.plan.candidates import Load, Money
+    from puna.plan.law import Law
+    from puna.plan.limits import Home, Limit
+    from puna.plan.question import Goal
+
+Number = TypeVar("Number", int, float)
+
+KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+DAYS_OF_A_YEAR = 365.25
+DEVICES = "256xA100-80GB"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `puna plan ask`."""
+    parser.description = (
+        "Which model to train, on how much data, for how much money, if it also has to be run:\n"
+        "the cheapest that reaches a loss, or the best for a budget. Costs are those of the\n"
+        "devices: training and reading at shares of their peak, writing at that of their memory."
+    )
+    _goal(parser.add_argument_group("what is wanted (one of the first three, or a bound)"))
+    _use(parser.add_argument_group("how much it will be used"))
+    _devices(parser.add_argument_group("who trains and serves"))
+    _limits(parser.add_argument_group("what it must keep to"))
+    parser.epilog = """examples:
+  puna plan ask --as-good-as llama-13b --inference-tokens 2T
+  puna plan ask --budget 1M --requests-a-day 500k --years 2 --devices 128xH100-SXM
+  puna plan ask --as-good-as llama-7b --inference-tokens 1T --on RTX-4090 \\
+      --first-token 200ms --tokens-per-second 20
+  puna plan ask --training-budget 300 --devices 8xH100-SXM --law law.json"""
+
+
+def _goal(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--as-good-as", metavar="MODEL",
+        help="llama-7b to llama-65b, chinchilla-70b, gpt3-175b, ...; or PARAMETERS@TOKENS",
+    )  # fmt: skip
+    group.add_argument("--loss", type=float, metavar="NATS", help="a token, on the law's text")
+    group.add_argument("--budget", metavar="USD", help="for training and use together")
+    group.add_argument("--training-budget", metavar="USD", help="the most for training")
+    group.add_argument("--training-days", type=float, metavar="DAYS", help="the most of training")
+    group.add_argument("--most-tokens", metavar="N", help="the most tokens of text there are")
+    group.add_argument(
+        "--law", default="epoch", metavar="NAME|FILE",
+        help="epoch, hoffmann, hoffmann-printed, or a file of puna plan fit --save",
+    )  # fmt: skip
+
+
+def _use(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--inference-tokens", metavar="N", help="read and written in its whole life (0)"
+    )
+    group.add_argument("--requests-a-day", metavar="N", help="instead, with --years")
+    group.add_argument("--years", type=float, default=2.0, metavar="Y", help="its life")
+    group.add_argument(
+        "--prompt", type=int, default=1000, metavar="N", help="tokens read a request"
+    )
+    group.add_argument(
+        "--output", type=int, default=250, metavar="N", help="tokens written a request"
+    )
+
+
+def _devices(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--devices", default=DEVICES, metavar="NxNAME", help="that train")
+    group.add_argument("--usd-per-hour", type=float, metavar="USD", help="of one (the table's)")
+    group.add_argument("--serve-on", metavar="NAME", help="one that serves (as those that train)")
+    group.add_argument("--serve-usd-per-hour", type=float, metavar="USD", help="of one that serves")
+    group.add_argument(
+        "--serve-weights", choices=KINDS, default="bf16", help="their type while serving"
+    )
+    group.add_argument(
+        "--serve-batch", type=int, default=64, metavar="N", help="the most requests at once"
+    )
+    group.add_argument(
+        "--serve-busy", type=float, default=0.5, metavar="SHARE", help="of the hours that are paid"
+    )
+
+
+def _limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--on", metavar="NAME", help="a device that must hold and run it: RTX-4090, 24GB, this"
+    )
+    group.add_argument("--on-weights", choices=KINDS, default="int4", help="their type there")
+    group.add_argument("--first-token", metavar="SECONDS", help="the most: 0.2 or 200ms")
+    group.add_argument("--tokens-per-second", type=float, metavar="N", help="the least, of one")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments as the planner takes them."""
+
+    law: Law
+    goal: Goal
+    money: Money
+    limits: tuple[Limit, ...]
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print the plan, its alternatives and what it assumes.
+
+    Raises ConfigError where nothing keeps to the limits, UsageError for wrong arguments.
+    """
+    from puna.commands import plan_answer
+    from puna.plan import candidates, question
+
+    asked = _asked(arguments)
+    tokens = asked.money.load.tokens
+    choices = candidates.choices(asked.money, asked.law.counts)
+    found = question.answer(question.Question(asked.law, asked.goal, choices, tokens, asked.limits))
+    for warning in found.warnings:
+        console.warn(warning)
+    console.result(plan_answer.record(asked, found), plan_answer.text(asked, found))
+    return 0
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    """Read every argument. Raises UsageError for those that contradict each other."""
+    from puna.commands import plan_devices
+    from puna.plan.candidates import Money, Serving, Training
+    from puna.plan.known import known
+    from puna.plan.question import Goal
+
+    bounds = ("loss", "as_good_as", "budget", "training_budget", "training_days", "most_tokens")
+    if all(getattr(arguments, name) is None for name in bounds):
+        raise UsageError(
+            "puna plan ask wants something to aim at: a model to be as good as, a loss, a budget",
+            hint="puna plan ask --as-good-as llama-13b --inference-tokens 2T",
+        )
+    if arguments.loss is not None and arguments.as_good_as:
+        raise UsageError("--loss and --as-good-as both name a loss", hint="leave one out")
+    law, wanted = _law(arguments.law), arguments.as_good_as
+    if wanted and "@" not in wanted and law.counts != "all":
+        raise UsageError(
+            f"the law {law.name} counts parameters {law.counts}, those of {wanted} are all of them",
+            hint="--as-good-as PARAMETERS@TOKENS, as the law counts them",
+        )
+    goal = Goal(arguments.loss, known(wanted) if wanted else None, _count(arguments.budget))
+    devices, device = plan_devices.find(arguments.devices)
+    served = device if arguments.serve_on is None else plan_devices.find(arguments.serve_on)[1]
+    usd = arguments.serve_usd_per_hour
+    if usd is None and arguments.serve_on is None:
+        usd = arguments.usd_per_hour
+    serving = Serving(
+        served,
+        usd,
+        KINDS[arguments.serve_weights],
+        _positive("--serve-batch", arguments.serve_batch),
+        _share("--serve-busy", arguments.serve_busy),
+    )
+    money = Money(Training(device, devices, arguments.usd_per_hour), serving, _load(arguments))
+    return Asked(law, goal, money, _all_limits(arguments, money))
+
+
+def _law(name: str) -> Law:
+    from puna.plan import law
+
+    return law.load(Path(name)) if Path(name).is_file() else law.named(name)
+
+
+def _load(arguments: argparse.Namespace) -> Load:
+    """The life's tokens. Raises UsageError where two arguments say them."""
+    from puna.plan.candidates import Load
+
+    prompt = _positive("--prompt", arguments.prompt)
+    output = _positive("--output", arguments.output)
+    tokens = _count(arguments.inference_tokens) or 0.0
+    if arguments.requests_a_day is not None:
+        if arguments.inference_tokens is not None:
+            raise UsageError(
+                "--inference-tokens and --requests-a-day both say how much it will be used",
+                hint="leave one out",
+            )
+        requests = parse_count(arguments.requests_a_day) * DAYS_OF_A_YEAR
+        tokens = requests * _positive("--years", arguments.years) * (prompt + output)
+    return Load(tokens, prompt, output)
+
+
+def _all_limits(arguments: argparse.Namespace, money: Money) -> tuple[Limit, ...]:
+    """Those of the arguments, and that one node can serve the model if it is used at all."""
+    from puna.plan import limits
+
+    found = [*_at_home(arguments, money)]
+    if arguments.most_tokens is not None:
+        found.append(limits.data(parse_count(arguments.most_tokens)))
+    if arguments.training_days is not None:
+        most = _positive("--training-days", arguments.training_days)
+        found.append(limits.days(money.train, most))
+    if arguments.training_budget is not None:
+        usd = parse_count(arguments.training_budget)
+        found.append(limits.training_money(money.training, usd))
+    if money.load.tokens:
+        found.append(limits.servable(money.serve, money.load))
+    return tuple(found)
+
+
+def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
+    """Limits of the device that must run it; of the serving one where none is named."""
+    from puna.plan import limits
+
+    home = _home(arguments.on, KINDS[arguments.on_weights]) if arguments.on else None
+    device = home.device if home else money.serve.device
+    kind = home.kind if home else money.serve.kind
+    found = [limits.fits(home, money.load)] if home else []
+    if arguments.first_token is None and arguments.tokens_per_second is None:
+        return found
+    if device is None:
+        raise UsageError(
+            f"--first-token and --tokens-per-second need a device, --on {arguments.on} is none",
+            hint="--on RTX-4090, or --on this",
+        )
+    if arguments.first_token is not None:
+        seconds = _seconds(arguments.first_token)
+        found.append(limits.first_token(device, kind, money.load, seconds))
+    if arguments.tokens_per_second is not None:
+        least = _positive("--tokens-per-second", arguments.tokens_per_second)
+        found.append(limits.decoding(device, kind, money.load, least))
+    return found
+
+
+def _home(name: str, kind: str) -> Home:
+    """The device of `--on`, or an amount of memory in GB or GiB."""
+    from puna.commands import plan_devices
+    from puna.plan.limits import Home
+
+    amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", name, re.IGNORECASE)
+    if amount:
+        unit = 1e9 if amount[2].lower() == "gb" else 2**30
+        return Home(name, float(amount[1]) * unit, None, kind)
+    _devices, device = plan_devices.find(name)
+    return Home(device.name, device.usable_bytes, device, kind)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|)", text)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"--first-token should be seconds, such as 0.2 or 200ms, got {text!r:.40}")
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def _count(text: str | None) -> float | None:
+    return None if text is None else parse_count(text)
+
+
+def _positive(name: str, value: Number) -> Number:
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} should be above 0, got {value}")
+    return value
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value <= 1:
+        raise UsageError(f"{name} should be above 0 and at most 1, got {value:g}")
+    return value

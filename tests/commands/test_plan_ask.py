@@ -1,0 +1,150 @@
+"""`puna plan ask`: advice on one screen, the same for machines, and clear refusals."""
+
+import json
+import re
+
+import pytest
+
+from puna import cli
+from puna.commands import plan_devices
+from puna.plan import devices
+from puna.plan import law as laws
+
+GOOD = ("--as-good-as", "llama-13b", "--inference-tokens", "2T")
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    """What it says: the answer, or the error."""
+    assert cli.main(["plan", "ask", *map(str, words)]) == code
+    said = capsys.readouterr()
+    return said.err if code else said.out
+
+
+def record(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
+    return json.loads(ask(capsys, *words, "--json"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        GOOD,
+        ("--budget", "1M", "--requests-a-day", "500k", "--devices", "128xH100-SXM"),
+        ("--as-good-as", "llama-7b", "--inference-tokens", "1T", "--on", "RTX-4090",
+         "--first-token", "400ms", "--tokens-per-second", "20", "--most-tokens", "3T",
+         "--training-days", "300", "--training-budget", "10M"),
+        ("--training-budget", "300", "--devices", "8xH100-SXM"),
+        ("--loss", "2.2", "--law", "hoffmann"),
+    ],
+)  # fmt: skip
+def test_the_advice_fits_a_screen(words, capsys):
+    lines = ask(capsys, *words).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert re.match(r"Train [\d.]+[MBT] parameters \(\d+ layers of \d+\) on [\d.]+[BT] ", lines[0])
+    assert lines[-1].strip()
+
+
+def test_it_says_what_the_alternatives_cost_and_what_is_assumed(capsys):
+    said = ask(capsys, *GOOD)
+    rows = ("this plan", "Chinchilla's", "half of it", "twice it")
+    lines = ("It beats Chinchilla's from", "90 % of 200 refits", "assumes ", "1,000 read and 250")
+    for part in (*rows, *lines):
+        assert part in said, part
+
+
+def test_the_record_holds_what_is_said(capsys):
+    found = record(capsys, *GOOD)
+    plan = found["plan"]
+    assert plan["total_usd"] == pytest.approx(plan["training_usd"] + plan["inference_usd"])
+    assert plan["loss"] == pytest.approx(2.049, abs=5e-4)
+    assert found["chinchilla"]["loss"] == pytest.approx(plan["loss"])
+    assert plan["total_usd"] < min(found[name]["total_usd"] for name in ("chinchilla", "half"))
+    assert found["break_even_tokens"] < found["load"]["tokens"] == 2e12
+    assert found["law"]["name"] == "epoch"
+    assert found["band"]["loss"][0] < plan["loss"] < found["band"]["loss"][1]
+
+
+def test_requests_a_day_are_tokens_of_a_life(capsys):
+    words = ("--as-good-as", "llama-7b", "--requests-a-day", "1M", "--years", "3")
+    load = record(capsys, *words, "--prompt", "700", "--output", "300")["load"]
+    assert load["tokens"] == pytest.approx(1e6 * 365.25 * 3 * 1000)
+
+
+def test_llama_7b_is_what_its_own_use_asks_for(capsys):
+    """As good as itself, a trillion tokens of use, and a first token on one gaming GPU."""
+    words = ("--as-good-as", "llama-7b", "--inference-tokens", "1T", "--on", "RTX-4090")
+    plan = record(capsys, *words, "--tokens-per-second", "20")["plan"]
+    assert plan["parameters"] == pytest.approx(6.74e9, rel=0.2)
+    assert plan["tokens"] == pytest.approx(1e12, rel=0.4)
+
+
+def test_prices_can_be_said(capsys):
+    words = (*GOOD, "--usd-per-hour", "2.78")
+    once, twice = (record(capsys, *w)["plan"] for w in (GOOD, words))
+    assert twice["config"] == once["config"]
+    assert twice["total_usd"] == pytest.approx(2 * once["total_usd"])
+    served = record(capsys, *GOOD, "--serve-on", "RTX-4090", "--serve-usd-per-hour", "0.4",
+                    "--serve-weights", "int4")  # fmt: skip
+    assert served["serving"] == {"device": "RTX-4090", "kind": "Q4_0"}
+
+
+def test_a_law_of_ones_own(capsys, tmp_path):
+    path = tmp_path / "mine.json"
+    laws.save(laws.load(laws.EPOCH_DRAWS), path)
+    found = record(capsys, "--as-good-as", "1B@20B", "--law", path)
+    assert found["law"]["name"] == "chinchilla"
+    assert found["plan"]["loss"] == pytest.approx(laws.PUBLISHED["epoch"].loss(1e9, 2e10), abs=2e-3)
+    path.write_text(path.read_text().replace('"counts": "all"', '"counts": "without embeddings"'))
+    said = ask(capsys, "--as-good-as", "llama-7b", "--law", path, code=2)
+    assert "--as-good-as PARAMETERS@TOKENS" in said
+    assert record(capsys, "--as-good-as", "1B@20B", "--law", path)["plan"]["parameters"] < 1.2e9
+
+
+def test_this_machine_is_a_device_too(capsys, monkeypatch):
+    probed = devices.this_machine(50e9, {"fp32": 1e12, "bf16": 2e12}, "measured: made up")
+    monkeypatch.setattr(plan_devices, "this_machine", lambda: probed)
+    words = ("--as-good-as", "1B@20B", "--inference-tokens", "1B", "--on", "this")
+    found = record(capsys, *words, "--tokens-per-second", "20")
+    fits, speed, _serving = found["kept"]
+    assert "in the memory of" in fits["label"]
+    assert "tokens a second" in speed["label"]
+    assert speed["share"] <= 1
+
+
+def test_an_amount_of_memory_is_a_limit(capsys):
+    words = ("--as-good-as", "llama-13b", "--inference-tokens", "2T")
+    kept = record(capsys, *words, "--on", "8GB")["kept"][0]
+    assert kept["bound"] == "7.5 GiB"
+    wide = record(capsys, *words, "--on", "24GiB", "--on-weights", "bf16")["kept"][0]
+    assert wide["bound"] == "24.0 GiB"
+
+
+def test_what_cannot_be_says_what_stands_in_the_way(capsys):
+    words = ("--as-good-as", "llama-65b", "--on", "RTX-4090", "--first-token", "100ms")
+    said = ask(capsys, *words, code=1)
+    assert "any one of these, relaxed, would do" in said
+    assert "100 ms allowed" in said
+    assert "a loss of 1.976" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "wants something to aim at"),
+        (("--loss", "2", "--as-good-as", "llama-7b"), 2, "both name a loss"),
+        (("--as-good-as", "llama-66b"), 1, "did you mean llama-65b"),
+        (("--as-good-as", "x@1T"), 2, "expected a count"),
+        (("--loss", "1.5"), 1, "none is below 1.817"),
+        (("--budget", "lots"), 2, "expected a count"),
+        ((*GOOD, "--requests-a-day", "5"), 2, "both say how much"),
+        ((*GOOD, "--prompt", "0"), 2, "--prompt should be above 0"),
+        ((*GOOD, "--serve-busy", "1.5"), 2, "--serve-busy should be above 0 and at most 1"),
+        ((*GOOD, "--on", "24GB", "--first-token", "1"), 2, "need a device"),
+        ((*GOOD, "--first-token", "soon"), 2, "--first-token should be seconds"),
+        ((*GOOD, "--devices", "8xA1000"), 2, "the table of devices has no"),
+        ((*GOOD, "--law", "epok"), 1, "did you mean epoch"),
+        ((*GOOD, "--serve-on", "M3-Max"), 1, "has no price an hour"),
+    ],
+)
+def test_mistakes_are_explained(words, code, said, capsys):
+    assert said in ask(capsys, *words, code=code)
