@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from public_samples import SAMPLES, needs_samples
-from stage_rounds import run_rounds
+from stage_rounds import duplicates_told, run_rounds
 
 from puna.data.dedup import books
 from puna.data.document import Document
@@ -41,6 +41,7 @@ def test_the_longer_of_two_editions_stays_and_of_equal_ones_the_first(
         [" ".join(one).upper(), ""],
     ]
     assert left_ids(texts, tmp_path) == [["0.0", "0.2"], ["1.0", "1.1", "1.2"], ["2.1"]]
+    assert duplicates_told(tmp_path) == {"0.1": "1.0", "2.0": "0.0"}
 
 
 @pytest.mark.parametrize(("common", "stays"), [(0.85, True), (0.95, False)])
