@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+LEAST_VOCABULARY, MOST_VOCABULARY = 2_000, 1_000_000
 DAYS_OF_A_YEAR = 365.25
 DEVICES = "256xA100-80GB"
 
@@ -53,6 +54,9 @@ def _goal(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--training-budget", metavar="USD", help="the most for training")
     group.add_argument("--training-days", type=float, metavar="DAYS", help="the most of training")
     group.add_argument("--most-tokens", metavar="N", help="the most tokens of text there are")
+    group.add_argument(
+        "--vocabulary", type=int, default=32000, metavar="N", help="tokens the model knows"
+    )
     group.add_argument(
         "--law", default="epoch", metavar="NAME|FILE",
         help="epoch, hoffmann, hoffmann-printed, or a file of puna plan fit --save",
@@ -118,7 +122,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     asked = _asked(arguments)
     tokens = asked.money.load.tokens
-    choices = candidates.choices(asked.money, asked.law.counts)
+    shapes = candidates.family(_vocabulary(arguments.vocabulary))
+    choices = candidates.choices(asked.money, asked.law.counts, shapes)
     found = question.answer(question.Question(asked.law, asked.goal, choices, tokens, asked.limits))
     for warning in found.warnings:
         console.warn(warning)
@@ -258,6 +263,14 @@ def _positive(name: str, value: Number) -> Number:
     if not 0 < value < float("inf"):
         raise UsageError(f"{name} should be above 0, got {value}")
     return value
+
+
+def _vocabulary(size: int) -> int:
+    if not LEAST_VOCABULARY <= size <= MOST_VOCABULARY:
+        raise UsageError(
+            f"--vocabulary should be {LEAST_VOCABULARY:,} to {MOST_VOCABULARY:,}, got {size:,}"
+        )
+    return size
 
 
 def _share(name: str, value: float) -> float:

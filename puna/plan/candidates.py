@@ -1,10 +1,11 @@
-"""What could be trained: real LLaMA shapes from 20 million to 2 trillion parameters, and what each
-costs: money for a token of training, money for a token of its life."""
+"""What could be trained: real LLaMA shapes of up to 2 trillion parameters, and what each costs:
+money for a token of training, money for a token of its life."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -18,7 +19,9 @@ from puna.plan.law import Counts, FloatArray
 from puna.plan.runs import embedding_parameters
 from puna.plan.shapes import shape_of
 
-SMALLEST, LARGEST, SIZES_TRIED = 20e6, 2e12, 420  # 2.8 % apart; the costs' minimum is flat
+SMALLEST_BY_VOCABULARY = 600  # parameters for each of its tokens: 19M with LLaMA's 32,000
+CONTEXT = 2048  # of training, for small sizes too: what attention costs hangs on it
+LARGEST, STEP = 2e12, 1.028  # the costs' minimum is flat: 2.8 % off costs below 0.1 %
 MEASURED_TOKENS = 1e9  # of which a cost a token is taken
 
 
@@ -149,7 +152,7 @@ class Choices:
 
 
 def choices(
-    prices: Prices, counts: Counts = "all", shapes: Sequence[ModelConfig] | None = None
+    prices: Prices, counts: Counts = "all", shapes: Iterable[ModelConfig] | None = None
 ) -> Choices:
     """Every shape (those of `shapes`, else the family's) with its costs."""
     tried = family() if shapes is None else shapes
@@ -170,8 +173,16 @@ def counted(config: ModelConfig, counts: Counts) -> float:
 
 
 @cache
-def family() -> tuple[ModelConfig, ...]:
-    """The named sizes, and shapes like theirs of every size between."""
-    between = {shape_of(float(n)): None for n in np.geomspace(SMALLEST, LARGEST, SIZES_TRIED)}
-    named = [config for config in SIZES.values() if count.parameters(config) >= SMALLEST]
+def family(vocabulary_size: int = 32000) -> tuple[ModelConfig, ...]:
+    """The named sizes of that vocabulary, and shapes like theirs of every size between."""
+    smallest = SMALLEST_BY_VOCABULARY * vocabulary_size
+    number = max(2, round(math.log(LARGEST / smallest, STEP)))
+    sizes = np.geomspace(smallest, LARGEST, number)
+    between = [shape_of(float(size), vocabulary_size) for size in sizes]
+    same = [
+        replace(config, context_length=CONTEXT)
+        for config in SIZES.values()
+        if config.vocabulary_size == vocabulary_size
+    ]
+    named = [config for config in same if count.parameters(config) >= smallest]
     return tuple(dict.fromkeys([*named, *between]))

@@ -47,7 +47,7 @@ def test_the_advice_fits_a_screen(words, capsys):
 def test_it_says_what_the_alternatives_cost_and_what_is_assumed(capsys):
     said = ask(capsys, *GOOD)
     rows = ("this plan", "Chinchilla's", "half of it", "twice it")
-    lines = ("It beats Chinchilla's from", "90 % of 200 refits", "assumes ", "1,000 read and 250")
+    lines = ("It beats Chinchilla's from", "90 % of refits", "assumes ", "1,000 read and 250")
     for part in (*rows, *lines):
         assert part in said, part
 
@@ -100,9 +100,21 @@ def test_a_law_of_ones_own(capsys, tmp_path):
     assert record(capsys, "--as-good-as", "1B@20B", "--law", path)["plan"]["parameters"] < 1.2e9
 
 
+def test_a_small_vocabulary_lets_models_be_small(capsys):
+    words = ("--as-good-as", "5M@100M", "--vocabulary", "4096")
+    plan = record(capsys, *words)["plan"]
+    assert plan["config"]["vocabulary_size"] == 4096
+    assert plan["parameters"] == pytest.approx(4e6, rel=0.4)
+    said = ask(capsys, *words[:2], "--vocabulary", "10", code=2)
+    assert "--vocabulary should be 2,000 to 1,000,000" in said
+
+
 def test_this_machine_is_a_device_too(capsys, monkeypatch):
     probed = devices.this_machine(50e9, {"fp32": 1e12, "bf16": 2e12}, "measured: made up")
-    monkeypatch.setattr(plan_devices, "this_machine", lambda: probed)
+    listed = plan_devices.find
+    monkeypatch.setattr(
+        plan_devices, "find", lambda text: (1, probed) if text == "this" else listed(text)
+    )
     words = ("--as-good-as", "1B@20B", "--inference-tokens", "1B", "--on", "this")
     found = record(capsys, *words, "--tokens-per-second", "20")
     fits, speed, _serving = found["kept"]
