@@ -1,4 +1,4 @@
-"""Builds on the cluster of tests/two_nodes.py: one left alone, one whose worker and driver die."""
+"""Builds on the cluster of tests/two_nodes.py: without its token, left alone, with deaths."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def main(plan: dict[str, Any]) -> None:
     """Build to `cluster` and, killed in the middle and begun again, to `killed`."""
     folder, words = Path(plan["folder"]), plan["words"]
     head, client = os.environ["HEAD"], os.environ["CLIENT"]
+    for address in (head, client):
+        assert_refused([*words, "--on", address, "--out", folder / "refused"], folder)
     assert start([*words, "--on", head, "--out", folder / "cluster"]).wait(SECONDS) == 0
     seen, out = folder / "seen", folder / "killed"
     for path in seen.iterdir():
@@ -33,6 +35,19 @@ def main(plan: dict[str, Any]) -> None:
     assert len(done) < 13
     assert start([*words, "--on", head, "--out", out]).wait(SECONDS) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def assert_refused(words: list[object], folder: Path) -> None:
+    """A driver with another token than the cluster's comes to nothing."""
+    other = folder / "other-token"
+    other.write_text("0" * 64)
+    changed = {**environment(), "RAY_AUTH_TOKEN_PATH": str(other)}
+    done = subprocess.run(
+        command(words), env=changed, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "no Ray cluster answers at" in done.stderr, done.stderr
+    assert not list((folder / "refused").rglob("*.zst"))
 
 
 def start(words: list[object]) -> subprocess.Popen[bytes]:
