@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import asdict, dataclass, replace
 
-from puna.config import nearest
-from puna.errors import ConfigError
+from puna.errors import ConfigError, UsageError
 from puna.model import count
 from puna.model.sizes import ModelConfig
 from puna.plan.layout import Layout, TrainingRun
+from puna.weights.gguf_mixture import mixture
 from puna.weights.gguf_types import TYPES
+from puna.weights.source import EMBEDDING, StoredTensor, tensor_names
 
 CHUNK_ROWS = 512  # of logits that exist at a time (puna.train.loss)
 # Of the CPU's heap, which keeps what is freed (puna.train.execution.keep_freed_memory): holes that
@@ -186,23 +189,38 @@ def stage_parameters(config: ModelConfig, layout: Layout) -> float:
 # Serving
 
 
-def weight_bytes(config: ModelConfig, kind: str = "BF16") -> float:
-    """Bytes of the weights in a type of GGUF's (F32, BF16, Q8_0, Q4_0, Q4_1, ...) by its blocks.
+@functools.lru_cache(maxsize=4096)
+def weight_bytes(config: ModelConfig, kind: str = "BF16") -> int:
+    """Bytes of the tensors in a GGUF that Puna writes in a type (F32, BF16, Q8_0, Q4_0, ...).
 
-    Norms are F32, as in the files that Puna writes. Raises ConfigError for an unknown type.
+    The type's mixture counts: norms in F32, an output of more bits. Raises ConfigError for a type
+    that Puna does not write.
     """
-    norms = (2 * config.layers + 1) * config.dim
-    return type_bytes(count.parameters(config) - norms, kind) + 4 * norms
+    if kind.upper() == "Q4_K" or config.layers < 3:  # whose layers differ
+        return sum(_tensor_bytes(config, kind).values())
+    one, two = (weight_bytes(replace(config, layers=layers), kind) for layers in (1, 2))
+    return one + (config.layers - 1) * (two - one)
 
 
-def type_bytes(values: float, kind: str) -> float:
-    """Bytes of so many values in a type of GGUF's. Raises ConfigError for an unknown one."""
-    if kind.upper() not in TYPES:
-        raise ConfigError(
-            f"there is no type of weights {kind!r}", hint=nearest(kind.upper(), list(TYPES))
-        )
-    block = TYPES[kind.upper()]
-    return values * block.block_bytes / block.block_values
+def read_bytes(config: ModelConfig, kind: str = "BF16") -> int:
+    """Of those, what one decoding step reads: of an embedding that is not the output one row."""
+    if config.tied_embeddings:
+        return weight_bytes(config, kind)
+    embedding = _tensor_bytes(replace(config, layers=1), kind)[EMBEDDING]
+    return weight_bytes(config, kind) - embedding + embedding // config.vocabulary_size
+
+
+def _tensor_bytes(config: ModelConfig, kind: str) -> dict[str, int]:
+    shapes = tensor_names(config)
+    tensors = {name: StoredTensor(name, shape, "F32", 0) for name, shape in shapes.items()}
+    try:
+        types = mixture(config, tensors, kind).types
+    except UsageError as error:
+        raise ConfigError(error.message, hint=error.hint) from None
+    return {
+        name: TYPES[types[name]].row_bytes(shape[-1]) * math.prod(shape[:-1])
+        for name, shape in shapes.items()
+    }
 
 
 def kv_bytes(config: ModelConfig, context: int, batch: int = 1, kind: str = "bf16") -> float:
