@@ -21,10 +21,13 @@ from puna import hardware
 from puna.console import Console, silent
 from puna.data.build.executor import Here
 from puna.errors import ConfigError, DataError
+from puna.model import count
 from puna.model.sizes import ModelConfig
 from puna.plan.fit import Fitted, fit
 from puna.plan.law import Law
 from puna.plan.runs import Run, Runs, read_runs
+from puna.tokens.mixture import Mixture
+from puna.tokens.shards import ShardSet
 from puna.train.metrics import read_metrics
 from puna.train.settings import TrainConfig
 
@@ -34,6 +37,7 @@ pytest.importorskip("scipy", reason="needs SciPy: pip install 'puna[plan]'")
 from puna.workflows import sweep as sweeping
 from puna.workflows.ladder import Ladder, Size, load_ladder
 from puna.workflows.sweep import sweep
+from puna.workflows.text_to_model import open_shards
 
 BATCH = CONTEXT * SEQUENCES
 DRAWS = 10
@@ -163,14 +167,25 @@ def test_the_prediction_is_on_disk_before_the_targets_first_step(swept):
 
 
 def test_text_that_would_be_read_twice_is_refused_before_any_training(here, tiny_shards, tmp_path):
-    from puna.tokens.shards import ShardSet
-
     has = ShardSet.open(tiny_shards / "train").tokens
     long = ladder(target_tokens=(has // BATCH + 1) * BATCH)
     with pytest.raises(DataError, match=rf"none of them twice.* has {has:,}") as raised:
         sweep(long, tiny_shards, tmp_path / "out", silent(), 2)
     assert "target_tokens" in raised.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_of_a_mixture_the_source_that_is_used_up_first_sets_the_end(tiny_shards):
+    shards = open_shards(tiny_shards)
+    assert isinstance(shards.train, ShardSet)
+    sources = {"books": shards.train, "web": shards.train}
+    mixed = replace(shards, train=Mixture(tiny_shards, sources, {"books": 0.8, "web": 0.2}))
+    holds = int(shards.train.tokens / 0.8)
+    enough = ladder(target_tokens=holds // BATCH * BATCH).target_rung(VOCABULARY)
+    too_many = ladder(target_tokens=(holds // BATCH + 1) * BATCH).target_rung(VOCABULARY)
+    sweeping._require_text([enough], mixed, tiny_shards)
+    with pytest.raises(DataError, match=rf"wants {too_many.tokens:,} tokens.* has {holds:,}"):
+        sweeping._require_text([too_many], mixed, tiny_shards)
 
 
 def test_too_little_held_out_text_is_refused(here, tiny_shards, tmp_path):
@@ -198,9 +213,6 @@ def test_a_ladder_needs_four_sizes_that_differ_and_four_amounts_of_tokens():
 def test_the_estimate_is_linear_in_flops_between_the_two_timed_shapes(
     here, tiny_shards, tmp_path, monkeypatch
 ):
-    from puna.model import count
-    from puna.workflows.text_to_model import open_shards
-
     said = io.StringIO()
     console = Console(stderr=said)
     trainer = sweeping._Trainer(open_shards(tiny_shards), tiny_shards, tmp_path, console, 2)
