@@ -114,6 +114,11 @@ def _train(state: Build, ready: Ready, record: Mapping[str, Record]) -> str:
             hint="give tokenizer.path, or run it without --only",
         )
     sizes = {name: one["stages"][-1]["text_bytes"] for name, one in record.items()}
+    if not any(sizes.values()):
+        raise DataError(
+            "no text is left to train a tokenizer on",
+            hint="the reports in OUT/work tell why: loosen a stage, or leave it out",
+        )
     shares = _shares(state, sizes)
     parts = {name: choice.sample_bytes * shares[name] / max(sizes[name], 1) for name in ready}
     inputs = [(file.path, parts[name]) for name, found in ready.items() for file in found]

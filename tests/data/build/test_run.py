@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from build_runs import results
 
 from puna.console import silent
@@ -222,13 +223,19 @@ def test_one_source_alone_gets_its_shards_and_no_mixture(recipe, tmp_path):
     assert whole["mixture"]["sources"]["notes"]["folder"] == record["sources"]["notes"]["folder"]
 
 
-def test_a_tokenizer_is_trained_on_a_sample_where_none_is_given(recipe, tmp_path):
+def test_a_tokenizer_is_trained_on_a_sample_where_none_is_given(recipe, tree, tmp_path):
     settings = ("tokenizer.path=", "tokenizer.train.vocabulary_size=380")
     run(recipe, tmp_path / "out", *settings)
     assert Tokenizer.load(tmp_path / "out" / "tokenizer.model").vocabulary_size == 380
     again = tmp_path / "again"
     run(recipe, again, *settings)
     assert results(again) == results(tmp_path / "out")
+    for path in (tree / "lines").iterdir():
+        path.write_bytes(zstandard.compress(b""))
+    for path in (tree / "notes").iterdir():
+        path.write_text(" ")
+    with pytest.raises(DataError, match="no text is left to train a tokenizer on"):
+        run(recipe, again, *settings)
     with pytest.raises(DataError, match="trained on all sources"):
         run(recipe, tmp_path / "only", *settings, only=("notes",))
 
