@@ -1,0 +1,285 @@
+"""`puna plan ask --model`: will it fit, how long will it take, what will it cost."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from puna.console import Console, human_count, human_duration, parse_count, table
+from puna.errors import UsageError
+
+if TYPE_CHECKING:
+    from puna.model.sizes import ModelConfig
+    from puna.plan.advice import Option, Wish
+    from puna.plan.cost import Cost
+
+GIB = 2**30
+BAR = 38
+MARKS = {
+    "weights": "w", "gradients": "g", "optimizer": "o", "activations": "a", "workspace": "t",
+    "allocator": "h",
+}  # fmt: skip
+PAPER_TOKENS = {"7B": 1.0e12, "13B": 1.0e12, "33B": 1.4e12, "65B": 1.4e12}
+CHINCHILLA = 20  # tokens a parameter
+SERVED = ("BF16", "Q8_0", "Q4_0")
+SHOWN = 5
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `puna plan ask` takes about a model that is already chosen."""
+    group = parser.add_argument_group("will it fit, how long, how much (with --model)")
+    group.add_argument(
+        "--model", metavar="MODEL", help="7B, llama2-70b, or a model's folder or file"
+    )
+    group.add_argument("--tokens", metavar="N", help="to train on (the paper's, or 20 a parameter)")
+    group.add_argument("--batch-tokens", metavar="N", help="of a step (about 4M)")
+    group.add_argument("--context", type=int, metavar="N", help="of a sequence (the model's)")
+    group.add_argument("--micro-batch", type=int, metavar="N", help="sequences at once (chosen)")
+    group.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    group.add_argument(
+        "--checkpointing", choices=("none", "selective", "narrow", "full"), help="(chosen)"
+    )
+    group.add_argument("--tensor", type=int, metavar="N", help="ways to split layers (chosen)")
+    group.add_argument("--pipeline", type=int, metavar="N", help="stages of a pipeline (chosen)")
+    group.add_argument(
+        "--zero", type=int, choices=(0, 1, 2, 3), help="stage of ZeRO; 3 is FSDP (chosen)"
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to say."""
+
+    name: str
+    wish: Wish
+    chosen: Option
+    others: list[tuple[str, Option]]
+    tokens: float
+    cost: Cost
+    usd_per_hour: float | None
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print whether it fits, how long it takes and what it costs, with other ways beside it.
+
+    Raises ConfigError or UsageError for what cannot be, CheckpointError for a broken model.
+    """
+    found = _found(arguments)
+    console.result(record(found), text(found))
+    return 0
+
+
+def _found(arguments: argparse.Namespace) -> Found:
+    from puna.commands import plan_devices
+    from puna.plan import advice, cost, shapes
+
+    config = shapes.model(arguments.model)
+    devices, device = plan_devices.find(arguments.devices)
+    wish = advice.Wish(
+        config,
+        device,
+        devices,
+        context_length=_context(arguments.context, config),
+        batch_tokens=_whole("--batch-tokens", arguments.batch_tokens),
+        micro_batch=_positive("--micro-batch", arguments.micro_batch),
+        precision=arguments.precision,
+        checkpointing=arguments.checkpointing,
+        tensor=_positive("--tensor", arguments.tensor),
+        pipeline=_positive("--pipeline", arguments.pipeline),
+        zero=arguments.zero,
+    )
+    chosen = advice.best(wish)
+    tokens = _tokens(arguments, config)
+    price = device.usd_per_hour if arguments.usd_per_hour is None else arguments.usd_per_hour
+    return Found(
+        arguments.model,
+        wish,
+        chosen,
+        advice.alternatives(wish, chosen),
+        tokens,
+        cost.cost(tokens / chosen.step.tokens_per_second, device, devices, price),
+        price,
+    )
+
+
+def _context(asked: int | None, config: ModelConfig) -> int:
+    return _positive("--context", asked) or config.context_length
+
+
+def _tokens(arguments: argparse.Namespace, config: ModelConfig) -> float:
+    from puna.model import count
+    from puna.model.sizes import ALIASES
+
+    if arguments.tokens is not None:
+        return _more_than_none("--tokens", parse_count(arguments.tokens))
+    size = arguments.model.upper().removeprefix("LLAMA-")
+    default = CHINCHILLA * count.parameters(config)
+    return PAPER_TOKENS.get(ALIASES.get(size, size), default)
+
+
+def _whole(name: str, value: str | None) -> int | None:
+    return None if value is None else int(_more_than_none(name, parse_count(value)))
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    return None if value is None else int(_more_than_none(name, value))
+
+
+def _more_than_none(name: str, value: float) -> float:
+    if value < 1:
+        raise UsageError(f"{name} should be at least 1, got {value:g}")
+    return value
+
+
+def record(found: Found) -> dict[str, Any]:
+    """Everything as plain values: bytes, seconds, USD, kWh, kg."""
+    from puna.plan import memory
+
+    chosen, config = found.chosen, found.wish.config
+    device = chosen.run.device
+    return {
+        "model": {"name": found.name, **asdict(config)},
+        "device": {**asdict(device), "usable_bytes": device.usable_bytes},
+        "devices": found.wish.devices,
+        "tokens": found.tokens,
+        **_option_record(chosen),
+        "cost": {**asdict(found.cost), "days": found.cost.days},
+        "usd_per_hour": found.usd_per_hour,
+        "alternatives": [{"change": name, **_option_record(one)} for name, one in found.others],
+        "serving": {
+            "weight_bytes": {kind: memory.weight_bytes(config, kind) for kind in SERVED},
+            "kv_bytes_per_token": {
+                kind: memory.kv_bytes(config, 1, 1, kind) for kind in ("bf16", "int8")
+            },
+        },
+    }
+
+
+def _option_record(option: Option) -> dict[str, Any]:
+    run, step = option.run, option.step
+    return {
+        "layout": {**asdict(run.layout), "is_punas": run.layout.is_punas},
+        "batch_tokens": run.batch_tokens,
+        "micro_batch": run.micro_batch,
+        "context_length": run.context,
+        "precision": run.precision,
+        "checkpointing": run.checkpointing,
+        "fits": option.fits,
+        "memory": {**asdict(option.memory), "total": option.memory.total},
+        "step": {**asdict(step), "seconds": step.seconds},
+    }
+
+
+def text(found: Found) -> str:
+    """The same for people, in 24 lines of 80 columns."""
+    lines = [*_head(found), *_memory(found.chosen), *_speed(found.chosen), *_cost(found)]
+    lines += ["", _others(found), "", *_serving(found)]
+    return "\n".join(lines)
+
+
+def _wrapped(name: str, words: str) -> str:
+    """A named line of at most 80 columns, going on below itself."""
+    return textwrap.fill(words, 80, initial_indent=f"{name:<10}", subsequent_indent=" " * 10)
+
+
+def _took(seconds: float) -> str:
+    """A duration; beyond two years in years."""
+    years = seconds / (365.25 * 86400)
+    return f"{years:,.3g} years" if years > 2 else human_duration(seconds)
+
+
+def _head(found: Found) -> Iterator[str]:
+    from puna.model import count
+
+    run, layout = found.chosen.run, found.chosen.run.layout
+    size = human_count(count.parameters(run.config))
+    yield f"{found.name}: {size} parameters on {found.wish.devices} x {run.device.name}"
+    ways = [f"{layout.data} data"] if layout.data > 1 else []
+    ways += [f"{layout.tensor} tensor"] if layout.tensor > 1 else []
+    ways += [f"{layout.pipeline} pipeline"] if layout.pipeline > 1 else []
+    ways += [f"ZeRO {layout.zero}"] if layout.zero else []
+    who = "as puna train runs it" if layout.is_punas else "planned: puna train takes one device"
+    yield f"layout    {' x '.join(ways) or 'one device'} ({who})"
+    yield (
+        f"          checkpointing {run.checkpointing}, {run.precision}, {run.micro_batches:,} "
+        f"micro-batches of {run.micro_batch} x {run.context:,} tokens"
+    )
+
+
+def _memory(option: Option) -> Iterator[str]:
+    """A bar of one device, and its parts."""
+    usable, parts = option.run.device.usable_bytes, asdict(option.memory)
+    scale = BAR / max(usable, option.memory.total)
+    drawn, end = "", 0.0
+    for name, value in parts.items():
+        end += value
+        drawn += MARKS[name] * (round(end * scale) - len(drawn))
+    room = round(usable * scale)
+    drawn = drawn.ljust(room, ".")
+    bar = f"[{drawn[:room]}]{drawn[room:]}"
+    total, usable = option.memory.total / GIB, usable / GIB
+    verdict = "fits" if option.fits else f"{total - usable:.1f} over"
+    yield f"memory    {bar} {total:.1f} of {usable:.1f} GiB: {verdict}"
+    shown = [
+        f"{name} {value / GIB:.1f}" for name, value in parts.items() if value or name != "allocator"
+    ]
+    yield f"          {', '.join(shown[:4])},"
+    yield f"          {', '.join(shown[4:])} GiB on the fullest device"
+
+
+def _speed(option: Option) -> Iterator[str]:
+    run, step = option.run, option.step
+    each = step.tokens_per_second / run.layout.devices
+    yield (
+        f"speed     {human_count(step.tokens_per_second)} tokens/s, {each:,.0f} a device, MFU "
+        f"{step.mfu:.1%}; {_took(step.seconds)} a step of {human_count(run.batch_tokens)}"
+    )
+    kinds = {name: value for name, value in asdict(step.traffic).items() if value}
+    sent = ", ".join(
+        f"{name.replace('_', '-')} {value / 1e9:,.4g}" for name, value in kinds.items()
+    )
+    waits = (step.seconds - step.compute_seconds) / step.seconds
+    yield f"          sends {f'{sent} GB' if sent else 'nothing'} a step; waits {waits:.0%} of it"
+
+
+def _cost(found: Found) -> Iterator[str]:
+    cost, device = found.cost, found.chosen.run.device
+    price = "no price is known (--usd-per-hour)"
+    if cost.usd is not None:
+        price = f"${human_count(cost.usd)} at ${found.usd_per_hour:.2f} an hour each"
+    took = _took(cost.seconds)
+    yield f"training  {human_count(found.tokens)} tokens: {took}, {price}"
+    if cost.energy_kwh is None or cost.carbon_kg is None:
+        yield "          energy and carbon: nobody says what this machine draws"
+        return
+    yield (
+        f"          {human_count(cost.device_hours)} device-hours at {device.watts:g} W: "
+        f"{cost.energy_kwh / 1000:,.3g} MWh, {cost.carbon_kg / 1000:,.3g} tCO2e"
+    )
+
+
+def _others(found: Found) -> str:
+    rows = []
+    for name, one in found.others[:SHOWN]:
+        days = found.tokens / one.step.tokens_per_second
+        fits = "fits" if one.fits else "too large"
+        rows.append([name[:44], f"{one.memory.total / GIB:.1f} GiB", fits, _took(days)])
+    head = "other ways" if found.chosen.fits else "what would make it fit"
+    if not any(one.fits for _name, one in found.others) and not found.chosen.fits:
+        head = "nothing makes it fit; smallest first"
+    return table([head, "memory", "", "time"], rows)
+
+
+def _serving(found: Found) -> Iterator[str]:
+    from puna.plan import memory
+
+    config, context = found.wish.config, found.wish.context
+    sizes = [f"{kind} {memory.weight_bytes(config, kind) / GIB:.1f}" for kind in SERVED]
+    kept = memory.kv_bytes(config, context) / GIB
+    yield f"to run    {', '.join(sizes)} GiB, and {kept:.2f} for {context:,} tokens of context"
+    device = found.chosen.run.device
+    source = f"products at {device.training:.0%} of the peak: {device.training_source}"
+    yield _wrapped("assumes", source)
