@@ -42,7 +42,7 @@ def _rows(answer: Answer) -> Iterator[tuple[str, ...]]:
         plans["Chinchilla's"] = answer.chinchilla
     for name, plan in (*plans.items(), ("half of it", answer.half), ("twice it", answer.twice)):
         if plan is None:
-            yield (name, "never reaches it", "", "", "", "", "")
+            yield (name, "out of reach", "", "", "", "", "")
             continue
         usd = (plan.training_usd, plan.inference_usd, plan.total_usd)
         counts = human_count(plan.parameters), human_count(plan.tokens)
@@ -60,11 +60,11 @@ def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
     if band and band.unanswered:
         yield f"By {band.unanswered:.0%} of the refits nothing keeps to the limits."
     used = asked.money.load.tokens
-    if answer.break_even_tokens is not None:
+    if answer.break_even_tokens is not None and used:
         even = human_count(answer.break_even_tokens)
         yield f"It beats Chinchilla's from {even} tokens of use; {human_count(used)} are expected."
     elif not used:
-        yield "It is never used (--inference-tokens): then Chinchilla's rule is all there is."
+        yield "No use is expected: --inference-tokens or --requests-a-day says how much."
 
 
 def _span(bounds: tuple[float, float]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from puna.commands import plan_run
 from puna.console import Console, parse_count
 from puna.errors import UsageError
 
@@ -17,9 +20,14 @@ if TYPE_CHECKING:
     from puna.plan.limits import Home, Limit
     from puna.plan.question import Goal
 
-Number = TypeVar("Number", int, float)
-
 KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+WHICH_MODEL = (
+    "loss", "as_good_as", "budget", "training_budget", "training_days", "most_tokens",
+)  # fmt: skip
+CHOSEN_MODEL = (
+    "tokens", "batch_tokens", "context", "micro_batch", "checkpointing", "tensor", "pipeline",
+    "zero",
+)  # fmt: skip
 LEAST_VOCABULARY, MOST_VOCABULARY = 2_000, 1_000_000
 DAYS_OF_A_YEAR = 365.25
 DEVICES = "256xA100-80GB"
@@ -30,18 +38,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Which model to train, on how much data, for how much money, if it also has to be run:\n"
         "the cheapest that reaches a loss, or the best for a budget. Costs are those of the\n"
-        "devices: training and reading at shares of their peak, writing at that of their memory."
+        "devices: training and reading at shares of their peak, writing at that of their memory.\n"
+        "With --model: whether one that is chosen already fits, how long it takes, what it costs."
     )
     _goal(parser.add_argument_group("what is wanted (one of the first three, or a bound)"))
     _use(parser.add_argument_group("how much it will be used"))
     _devices(parser.add_argument_group("who trains and serves"))
     _limits(parser.add_argument_group("what it must keep to"))
+    plan_run.add_run_arguments(parser)
     parser.epilog = """examples:
   puna plan ask --as-good-as llama-13b --inference-tokens 2T
   puna plan ask --budget 1M --requests-a-day 500k --years 2 --devices 128xH100-SXM
   puna plan ask --as-good-as llama-7b --inference-tokens 1T --on RTX-4090 \\
       --first-token 200ms --tokens-per-second 20
-  puna plan ask --training-budget 300 --devices 8xH100-SXM --law law.json"""
+  puna plan ask --training-budget 300 --devices 8xH100-SXM --law law.json
+  puna plan ask --model 7B --devices 8xA100-80GB"""
 
 
 def _goal(group: argparse._ArgumentGroup) -> None:
@@ -113,10 +124,17 @@ class Asked:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Print the plan, its alternatives and what it assumes.
+    """Print the plan, its alternatives and what it assumes; of a chosen model, what it takes.
 
     Raises ConfigError where nothing keeps to the limits, UsageError for wrong arguments.
     """
+    wanted, chosen = (_given(arguments, names) for names in (WHICH_MODEL, CHOSEN_MODEL))
+    if arguments.model is not None:
+        if wanted:
+            raise UsageError(f"{wanted} asks which model to train, --model has chosen one")
+        return plan_run.run(arguments, console)
+    if chosen:
+        raise UsageError(f"{chosen} is of a model that is chosen already: --model names it")
     from puna.commands import plan_answer
     from puna.plan import candidates, question
 
@@ -131,6 +149,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
+    """The first option of these that was given."""
+    given = (name for name in names if getattr(arguments, name) is not None)
+    return next((f"--{name.replace('_', '-')}" for name in given), None)
+
+
 def _asked(arguments: argparse.Namespace) -> Asked:
     """Read every argument. Raises UsageError for those that contradict each other."""
     from puna.commands import plan_devices
@@ -138,8 +162,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     from puna.plan.known import known
     from puna.plan.question import Goal
 
-    bounds = ("loss", "as_good_as", "budget", "training_budget", "training_days", "most_tokens")
-    if all(getattr(arguments, name) is None for name in bounds):
+    if _given(arguments, WHICH_MODEL) is None:
         raise UsageError(
             "puna plan ask wants something to aim at: a model to be as good as, a loss, a budget",
             hint="puna plan ask --as-good-as llama-13b --inference-tokens 2T",
@@ -152,20 +175,21 @@ def _asked(arguments: argparse.Namespace) -> Asked:
             f"the law {law.name} counts parameters {law.counts}, those of {wanted} are all of them",
             hint="--as-good-as PARAMETERS@TOKENS, as the law counts them",
         )
-    goal = Goal(arguments.loss, known(wanted) if wanted else None, _count(arguments.budget))
+    model = known(wanted) if wanted else None
+    goal = Goal(_amount(arguments, "loss"), model, _amount(arguments, "budget"))
     devices, device = plan_devices.find(arguments.devices)
     served = device if arguments.serve_on is None else plan_devices.find(arguments.serve_on)[1]
-    usd = arguments.serve_usd_per_hour
-    if usd is None and arguments.serve_on is None:
-        usd = arguments.usd_per_hour
+    price, served_price = (_amount(arguments, n) for n in ("usd_per_hour", "serve_usd_per_hour"))
+    if served_price is None and arguments.serve_on is None:
+        served_price = price
     serving = Serving(
         served,
-        usd,
+        served_price,
         KINDS[arguments.serve_weights],
-        _positive("--serve-batch", arguments.serve_batch),
-        _share("--serve-busy", arguments.serve_busy),
+        int(_needed(arguments, "serve_batch")),
+        _needed(arguments, "serve_busy", most=1),
     )
-    money = Money(Training(device, devices, arguments.usd_per_hour), serving, _load(arguments))
+    money = Money(Training(device, devices, price), serving, _load(arguments))
     return Asked(law, goal, money, _all_limits(arguments, money))
 
 
@@ -179,9 +203,8 @@ def _load(arguments: argparse.Namespace) -> Load:
     """The life's tokens. Raises UsageError where two arguments say them."""
     from puna.plan.candidates import Load
 
-    prompt = _positive("--prompt", arguments.prompt)
-    output = _positive("--output", arguments.output)
-    tokens = _count(arguments.inference_tokens) or 0.0
+    prompt, output = (int(_needed(arguments, name)) for name in ("prompt", "output"))
+    tokens = parse_count(arguments.inference_tokens or "0")
     if arguments.requests_a_day is not None:
         if arguments.inference_tokens is not None:
             raise UsageError(
@@ -189,7 +212,7 @@ def _load(arguments: argparse.Namespace) -> Load:
                 hint="leave one out",
             )
         requests = parse_count(arguments.requests_a_day) * DAYS_OF_A_YEAR
-        tokens = requests * _positive("--years", arguments.years) * (prompt + output)
+        tokens = requests * _needed(arguments, "years") * (prompt + output)
     return Load(tokens, prompt, output)
 
 
@@ -198,13 +221,11 @@ def _all_limits(arguments: argparse.Namespace, money: Money) -> tuple[Limit, ...
     from puna.plan import limits
 
     found = [*_at_home(arguments, money)]
-    if arguments.most_tokens is not None:
-        found.append(limits.data(parse_count(arguments.most_tokens)))
-    if arguments.training_days is not None:
-        most = _positive("--training-days", arguments.training_days)
-        found.append(limits.days(money.train, most))
-    if arguments.training_budget is not None:
-        usd = parse_count(arguments.training_budget)
+    if (tokens := _amount(arguments, "most_tokens")) is not None:
+        found.append(limits.data(tokens))
+    if (days := _amount(arguments, "training_days")) is not None:
+        found.append(limits.days(money.train, days))
+    if (usd := _amount(arguments, "training_budget")) is not None:
         found.append(limits.training_money(money.training, usd))
     if money.load.tokens:
         found.append(limits.servable(money.serve, money.load))
@@ -219,7 +240,8 @@ def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
     device = home.device if home else money.serve.device
     kind = home.kind if home else money.serve.kind
     found = [limits.fits(home, money.load)] if home else []
-    if arguments.first_token is None and arguments.tokens_per_second is None:
+    least = _amount(arguments, "tokens_per_second")
+    if arguments.first_token is None and least is None:
         return found
     if device is None:
         raise UsageError(
@@ -229,8 +251,7 @@ def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
     if arguments.first_token is not None:
         seconds = _seconds(arguments.first_token)
         found.append(limits.first_token(device, kind, money.load, seconds))
-    if arguments.tokens_per_second is not None:
-        least = _positive("--tokens-per-second", arguments.tokens_per_second)
+    if least is not None:
         found.append(limits.decoding(device, kind, money.load, least))
     return found
 
@@ -241,7 +262,7 @@ def _home(name: str, kind: str) -> Home:
     from puna.plan.limits import Home
 
     amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", name, re.IGNORECASE)
-    if amount:
+    if amount and float(amount[1]) > 0:
         unit = 1e9 if amount[2].lower() == "gb" else 2**30
         return Home(name, float(amount[1]) * unit, None, kind)
     _devices, device = plan_devices.find(name)
@@ -255,14 +276,24 @@ def _seconds(text: str) -> float:
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
-def _count(text: str | None) -> float | None:
-    return None if text is None else parse_count(text)
+def _amount(arguments: argparse.Namespace, name: str, most: float = float("inf")) -> float | None:
+    """An argument as a number above 0, None where it was not given. Raises UsageError."""
+    value = getattr(arguments, name)
+    if value is None:
+        return None
+    number = parse_count(value) if isinstance(value, str) else float(value)
+    if not 0 < number <= most or math.isinf(number):
+        option = f"--{name.replace('_', '-')}"
+        bound = "" if math.isinf(most) else f" and at most {most:g}"
+        raise UsageError(f"{option} should be above 0{bound}, got {value}")
+    return number
 
 
-def _positive(name: str, value: Number) -> Number:
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{name} should be above 0, got {value}")
-    return value
+def _needed(arguments: argparse.Namespace, name: str, most: float = float("inf")) -> float:
+    """The same of an argument that has a default."""
+    number = _amount(arguments, name, most)
+    assert number is not None
+    return number
 
 
 def _vocabulary(size: int) -> int:
@@ -271,9 +302,3 @@ def _vocabulary(size: int) -> int:
             f"--vocabulary should be {LEAST_VOCABULARY:,} to {MOST_VOCABULARY:,}, got {size:,}"
         )
     return size
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 < value <= 1:
-        raise UsageError(f"{name} should be above 0 and at most 1, got {value:g}")
-    return value

@@ -38,7 +38,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-tokens", metavar="N", help="of a step (about 4M)")
     group.add_argument("--context", type=int, metavar="N", help="of a sequence (the model's)")
     group.add_argument("--micro-batch", type=int, metavar="N", help="sequences at once (chosen)")
-    group.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    group.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the products"
+    )
     group.add_argument(
         "--checkpointing", choices=("none", "selective", "narrow", "full"), help="(chosen)"
     )
@@ -239,7 +241,8 @@ def _speed(option: Option) -> Iterator[str]:
     )
     kinds = {name: value for name, value in asdict(step.traffic).items() if value}
     sent = ", ".join(
-        f"{name.replace('_', '-')} {value / 1e9:,.4g}" for name, value in kinds.items()
+        f"{name.replace('_', '-')} {value / 1e9:,.{0 if value > 1e10 else 2}f}"
+        for name, value in kinds.items()
     )
     waits = (step.seconds - step.compute_seconds) / step.seconds
     yield f"          sends {f'{sent} GB' if sent else 'nothing'} a step; waits {waits:.0%} of it"

@@ -105,7 +105,8 @@ class Band:
 
 @dataclass(frozen=True)
 class Answer:
-    """The best plan, beside others of the same loss; None where a size never reaches it."""
+    """The best plan, beside others of the same loss; None where a size never reaches it or cannot
+    be served."""
 
     plan: Plan
     chinchilla: Plan  # least training, whatever its use costs, and free of limits

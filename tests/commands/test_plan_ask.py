@@ -109,6 +109,12 @@ def test_a_small_vocabulary_lets_models_be_small(capsys):
     assert "--vocabulary should be 2,000 to 1,000,000" in said
 
 
+def test_what_a_chosen_model_takes_is_asked_by_the_same_verb(capsys):
+    said = ask(capsys, "--model", "7B", "--devices", "8xA100-80GB")
+    assert "7B" in said
+    assert "A100-80GB" in said
+
+
 def test_this_machine_is_a_device_too(capsys, monkeypatch):
     probed = devices.this_machine(50e9, {"fp32": 1e12, "bf16": 2e12}, "measured: made up")
     listed = plan_devices.find
@@ -148,6 +154,11 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         (("--as-good-as", "x@1T"), 2, "expected a count"),
         (("--loss", "1.5"), 1, "none is below 1.817"),
         (("--budget", "lots"), 2, "expected a count"),
+        (("--budget", "0"), 2, "--budget should be above 0, got 0"),
+        (("--loss", "nan"), 2, "--loss should be above 0, got nan"),
+        ((*GOOD, "--usd-per-hour", "-3"), 2, "--usd-per-hour should be above 0"),
+        ((*GOOD, "--model", "7B"), 2, "--as-good-as asks which model to train"),
+        ((*GOOD, "--micro-batch", "4"), 2, "--micro-batch is of a model that is chosen"),
         ((*GOOD, "--requests-a-day", "5"), 2, "both say how much"),
         ((*GOOD, "--prompt", "0"), 2, "--prompt should be above 0"),
         ((*GOOD, "--serve-busy", "1.5"), 2, "--serve-busy should be above 0 and at most 1"),
