@@ -232,6 +232,6 @@ def kv_bytes(config: ModelConfig, context: int, batch: int = 1, kind: str = "bf1
     kinds = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}
     if kind not in kinds:
         raise ConfigError(f"keys and values are kept in {', '.join(kinds)}, not {kind!r}")
-    values = count.kv_cache_bytes(config, batch, context, kinds[kind])
+    each = count.kv_cache_bytes(config, 1, 1, kinds[kind])
     scales = 2 * config.layers * config.kv_head_count * 4 if kind == "int8" else 0
-    return values + scales * batch * context
+    return (each + scales) * batch * context
