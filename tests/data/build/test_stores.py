@@ -4,7 +4,9 @@ Apart from the others (`make test-stores`): what they need is larger than all th
 """
 
 import os
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -141,6 +143,23 @@ def test_a_file_that_goes_up_in_parts_is_seen_whole_or_not_at_all(store):
     (found,) = files.find(path)
     assert found.bytes == len(content)
     assert files.read_bytes(path) == content
+
+
+def test_an_upload_whose_process_is_killed_leaves_nothing_to_see(s3):
+    script = (
+        "from puna.data import files;"
+        f"files.write_bytes('{s3}/folder/large', bytes({2 * PART_BYTES + 5}))"
+    )
+    filesystem = filesystem_of("s3")
+    writer = subprocess.Popen([sys.executable, "-c", script], env=environment())
+    ends = time.monotonic() + SECONDS
+    while not (left := filesystem.list_multipart_uploads("bucket")):
+        assert time.monotonic() < ends, "it did not begin"
+        time.sleep(0.01)
+    writer.kill()
+    assert writer.wait() == -signal.SIGKILL
+    assert files.in_folder(f"{s3}/folder") == {}
+    assert [one["Key"] for one in left] == ["folder/large"]
 
 
 def test_a_bucket_that_is_not_there_is_one_clear_error_and_none_is_made(s3):
