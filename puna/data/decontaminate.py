@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -39,6 +39,7 @@ class Settings:
     """The benchmarks, and what happens to documents that share text with them."""
 
     benchmarks: str = ""  # a file that `puna.data.benchmarks.compile_sets` wrote
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # instead: name = [files]
     action: str = "cut"  # or "drop": the whole document
     window_characters: int = 200  # cut on both sides, GPT-3
     min_piece_characters: int = 200  # shorter pieces between cuts go, GPT-3
@@ -50,6 +51,8 @@ class Settings:
             raise ConfigError(f"action should be {' or '.join(ACTIONS)}, found {self.action!r}")
         if self.max_documents < 0:
             raise ConfigError(f"max_documents should be 0 or more, found {self.max_documents}")
+        if self.benchmarks and self.sets:
+            raise ConfigError("decontaminate has benchmarks and sets to compile: give one of both")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Decontamination of any number of files, with GPT-3's rule of what is common text.
 
+  sets  the benchmarks compiled, where settings name their files
   find  the benchmarks' sequences in each document of a file, as hashes: most documents have none
   join  how many documents have each; what is in more than `max_documents` is no contamination
         but a phrase, a law, a licence
@@ -10,23 +11,35 @@ documents of all sources, as GPT-3 did; as a stage of a source, the source's own
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from puna.data import files
+from puna.data.benchmarks import compile_sets
 from puna.data.build.documents import SUFFIX, Item, read_all, rewrite
 from puna.data.build.funnel import Funnel
-from puna.data.build.stages import Context, Rounds
+from puna.data.build.stages import Context, Given, Rounds
 from puna.data.build.task import Task
-from puna.data.decontaminate import Hashes, Settings, cleaned, loaded, sequence_hashes, words_of
+from puna.data.decontaminate import (
+    Benchmarks,
+    Hashes,
+    Settings,
+    cleaned,
+    loaded,
+    sequence_hashes,
+    words_of,
+)
 from puna.data.document import Document
+from puna.errors import ConfigError
 
-__all__ = ["Settings", "cut", "find", "join", "needs", "rounds"]
+__all__ = ["Settings", "cut", "find", "join", "made_of", "make", "needs", "rounds", "sets"]
 
 _FOUND = np.dtype([("hash", "<u8"), ("document", "<u4")])
 
@@ -40,7 +53,45 @@ class _Cut:
 
 def needs(settings: Settings) -> list[str]:
     """The benchmarks, where some are named."""
-    return [settings.benchmarks] if settings.benchmarks else []
+    named = [settings.benchmarks] if settings.benchmarks else []
+    return [*named, *(path for paths in settings.sets.values() for path in paths)]
+
+
+def made_of(settings: Settings) -> Mapping[str, str] | None:
+    """No source. Raises ConfigError where neither benchmarks nor their files are named."""
+    if settings.sets:
+        return {}
+    if settings.benchmarks:
+        return None
+    raise ConfigError(
+        "decontaminate needs benchmarks", hint='sets = {NAME = ["FILES"]}, or benchmarks = FILE'
+    )
+
+
+def make(
+    inputs: Sequence[files.File],
+    settings: Settings,
+    sources: Mapping[str, Given],
+    context: Context,
+) -> Generator[list[Task], list[files.File], Settings]:
+    """The sets compiled to one file."""
+    names = tuple(file.path for paths in settings.sets.values() for file in _files_of(paths))
+    out = context.name("sets", 0, ".npz")
+    (found,) = yield [Task(f"{__name__}:sets", names, settings.sets, out)]
+    return replace(settings, benchmarks=found.path, sets={})
+
+
+def sets(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
+    """The sequences of all sets."""
+    with tempfile.TemporaryDirectory(prefix="puna-") as folder:
+        path = os.path.join(folder, "sets.npz")
+        found = compile_sets(task.settings, path)
+        output.write(files.read_bytes(path))
+    report["model"] = {name: asdict(one) for name, one in found.items()}
+
+
+def _files_of(paths: Sequence[str]) -> list[files.File]:
+    return [file for path in paths for file in files.find(path)]
 
 
 def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -> Rounds:
@@ -110,14 +161,28 @@ def cut(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     touched = frozenset(rows["document"][~is_common].tolist())
     benchmarks = loaded(chosen.settings.benchmarks)
 
+    funnel = Funnel(chosen.stage, chosen.seed)
+
     def decide(index: int, document: Document) -> Item:
         if index not in touched:
             return document
+        funnel.counts.update(_matches(document, benchmarks, common))
         return cleaned(document, benchmarks, chosen.settings, common)
 
-    funnel = Funnel(chosen.stage, chosen.seed)
     rewrite(read_all([document_file]), output, report, funnel, decide)
     report["cut_documents"] = len(touched)
+
+
+def _matches(document: Document, benchmarks: Benchmarks, common: Hashes) -> Counter[str]:
+    """The document for each set that it shares text with, and how many sequences it shares."""
+    hashes = sequence_hashes(words_of(document.text))
+    shared = hashes[benchmarks.places(hashes)]
+    found: Counter[str] = Counter()
+    for one in shared[~np.isin(shared, common)]:
+        sets_of = {benchmarks.names[number] for number, _ in benchmarks.entries(np.array([one]))}
+        found.update(f"{name}: sequences" for name in sets_of)
+        found |= Counter(f"{name}: documents" for name in sets_of)
+    return found
 
 
 def _rows(name: str) -> npt.NDArray[np.void]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,14 @@ class Dropped:
     detail: str = ""
     text_bytes: int = 0
     excerpt: str = ""
+
+
+class Results(list[Document | Dropped]):
+    """What a stage made of some documents, and how many of what it saw: of each kind, by name."""
+
+    def __init__(self, items: Iterable[Document | Dropped], counts: Mapping[str, int]) -> None:
+        super().__init__(items)
+        self.counts = counts
 
 
 def drop_empty(documents: Iterable[Document | Dropped]) -> Iterator[Document | Dropped]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from puna.data.document import Document, Dropped
+from puna.data.document import Document, Dropped, Results
 
 EMAIL, PHONE, ADDRESS, SECRET = "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS", "SECRET"
 
@@ -68,8 +68,12 @@ _MIN_BITS = 3.5  # of entropy a character: words have less, base64 about 5
 
 
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:
-    """Each document with marks for what was found; Dropped, "personal data", for too much of it."""
-    return [_scrubbed(document, settings) for document in documents]
+    """Each document with marks for what was found; Dropped, "personal data", for too much of it.
+
+    Counts what is masked in documents that stay, by kind.
+    """
+    masked: Counter[str] = Counter()
+    return Results([_scrubbed(document, settings, masked) for document in documents], masked)
 
 
 def scrub(text: str, settings: Settings) -> tuple[str, Counter[str]]:
@@ -93,12 +97,13 @@ def scrub(text: str, settings: Settings) -> tuple[str, Counter[str]]:
     return text, found
 
 
-def _scrubbed(document: Document, settings: Settings) -> Document | Dropped:
+def _scrubbed(document: Document, settings: Settings, masked: Counter[str]) -> Document | Dropped:
     text, found = scrub(document.text, settings)
     if settings.max_found and found.total() > settings.max_found:
         detail = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
         size = len(document.text.encode())
         return Dropped(document.id, document.source, "personal data", detail, size, text[:200])
+    masked.update(found)
     return replace(document, text=text) if found else document
 
 

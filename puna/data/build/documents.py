@@ -8,17 +8,19 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from puna.data import files
-from puna.data.build.funnel import Funnel, Groups
-from puna.data.build.task import Task
+from puna.data.build.funnel import Funnel, Groups, add_groups
+from puna.data.build.task import REPORT_SUFFIX, Task
 from puna.data.document import (
     DAMAGED,
     Document,
     DocumentWriter,
     Dropped,
+    Results,
     documents_of,
     drop_empty,
 )
@@ -26,6 +28,7 @@ from puna.errors import DataError
 
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 4 << 20
+READERS = 16  # reports that are read at a time, where each takes a while to arrive
 SUFFIX = ".jsonl.zst"
 READ = "read"  # the stage that a source is
 
@@ -91,6 +94,16 @@ def read_all(names: Iterable[str]) -> Iterator[Document]:
             yield from documents_of(file, name)
 
 
+def languages_of(documents: Sequence[files.File]) -> dict[str, dict[str, int]]:
+    """Documents and bytes by language of files that a stage before wrote, from their reports."""
+    total: dict[str, dict[str, int]] = {}
+    paths = [file.path + REPORT_SUFFIX for file in documents]
+    with ThreadPoolExecutor(READERS) as threads:
+        for report in threads.map(files.read_json, paths):
+            add_groups(total, report["languages"])
+    return total
+
+
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """BATCH_DOCUMENTS at a time, or fewer where they are long."""
     batch: list[Document] = []
@@ -149,6 +162,8 @@ def _apply(apply: Any, stage: Stage, batch: Sequence[Document], funnel: Funnel) 
     began = time.perf_counter()
     results: list[Item] = apply(batch, stage.settings)
     funnel.seconds += time.perf_counter() - began
+    if isinstance(results, Results):
+        funnel.counts.update(results.counts)
     kept = []
     for before, after in zip(batch, results, strict=True):
         if isinstance(after, Document):

@@ -3,19 +3,22 @@
 A record of a stage is plain data, in a task's report or in the build's:
   {"stage", "documents", "text_bytes", "seconds",
    "dropped": {reason: {"documents", "text_bytes"}}, "examples": {reason or "kept": [...]}}
-A stage that drops lines has "lines": {"in", "dropped"}, too.
+A stage that drops lines has "lines": {"in", "dropped"}, too, one that counts {name: number} in
+"counts".
 Records of many tasks add up to one of the same shape, whatever the order.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from puna.data.document import DAMAGED, Document, Dropped
 
 KEPT = "kept"
+UNKNOWN = "unknown"  # a language
 EXAMPLES = 3  # of each reason in a stage
 EXCERPT_CHARACTERS = 400
 PLACES = 20  # of damaged items
@@ -32,6 +35,7 @@ class Funnel:
         self.seconds = 0.0
         self.dropped: dict[str, dict[str, int]] = {}
         self.places: list[dict[str, str]] = []
+        self.counts: Counter[str] = Counter()
         self._examples: dict[str, list[Record]] = {}
         self._start = zlib.crc32(str(seed).encode())
 
@@ -59,7 +63,9 @@ class Funnel:
             "dropped": self.dropped,
             "examples": self._examples,
         }
-        return {**found, "damaged": self.places} if self.places else found
+        if self.places:
+            found["damaged"] = self.places
+        return found | ({"counts": dict(sorted(self.counts.items()))} if self.counts else {})
 
     def _maybe_show(
         self, reason: str, name: str, text: str, detail: str = "", url: str = ""
@@ -83,7 +89,7 @@ class Groups:
 
     def add(self, document: Document, text_bytes: int) -> None:
         """Count one document that is kept."""
-        _add(self.languages, document.language or "unknown", 1, text_bytes)
+        _add(self.languages, document.language or UNKNOWN, 1, text_bytes)
         _add(self.licences, document.licence, 1, text_bytes)
 
     def record(self) -> Record:
@@ -103,9 +109,10 @@ def add_stages(records: Iterable[Record]) -> list[Record]:
             shown = into["examples"].setdefault(reason, [])
             shown.extend(examples)
             _shorten(shown)
-        for name, count in record.get("lines", {}).items():
-            lines = into.setdefault("lines", {})
-            lines[name] = lines.get(name, 0) + count
+        for kind in ("lines", "counts"):
+            for name, count in record.get(kind, {}).items():
+                counts = into.setdefault(kind, {})
+                counts[name] = counts.get(name, 0) + count
         if places := record.get("damaged"):
             into["damaged"] = [*into.get("damaged", []), *places][:PLACES]
     return list(total.values())

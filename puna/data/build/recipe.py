@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class DataRecipe:
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     heldout_every: int = 100  # one document in so many is held out, by its text's hash
+    heldout_offset: int | None = None  # or by its number: n % heldout_every == heldout_offset
+    corpus: bool = False  # the documents as text, too, in OUT/corpus: to look at, to evaluate on
     tokens: float = 0.0  # that a model will see, to tell the epochs of each source
     seed: int = 0  # of the examples in the report
     task_bytes: int = 2 << 20  # small input files are read together up to this
@@ -72,6 +75,11 @@ class DataRecipe:
             raise ConfigError("sources is empty: a build needs text")
         if self.heldout_every < 2:
             raise ConfigError(f"heldout_every must be at least 2, got {self.heldout_every}")
+        if self.heldout_offset is not None and not 0 <= self.heldout_offset < self.heldout_every:
+            raise ConfigError(
+                f"heldout_offset must be from 0 to heldout_every - 1 = {self.heldout_every - 1}, "
+                f"got {self.heldout_offset}"
+            )
         for field_name in ("task_bytes", "part_bytes"):
             if getattr(self, field_name) < 1:
                 raise ConfigError(f"{field_name} must be at least 1")
@@ -92,6 +100,11 @@ class Plan:
     reader: Stage
     stages: tuple[Stage, ...]
 
+    @property
+    def needs(self) -> set[str]:
+        """The sources that models of its stages are made of."""
+        return {name for one in self.stages for name in stages.made_of(one) or ()}
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> DataRecipe:
     """The recipe at `path` with `a.b=c` on top. Raises ConfigError as config.load does."""
@@ -101,7 +114,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> DataRecipe:
 def plan(recipe: DataRecipe) -> list[Plan]:
     """Each source's chain of stages. Raises ConfigError for names and settings that nobody has."""
     _check_settings(recipe.settings, {*recipe.stages, *recipe.together, *_own(recipe)}, "settings")
-    return [_plan(name, source, recipe) for name, source in recipe.sources.items()]
+    plans = [_plan(name, source, recipe) for name, source in recipe.sources.items()]
+    for one in plans:
+        _check_models(f"sources.{one.name}", one.stages, plans)
+    try:
+        graphlib.TopologicalSorter({one.name: one.needs for one in plans}).prepare()
+    except graphlib.CycleError as error:
+        raise ConfigError(
+            f"the models of {' and '.join(sorted(set(error.args[1])))} are made in a circle",
+            hint="a source's model is made of sources whose own models do not need it",
+        ) from None
+    return plans
 
 
 def together(recipe: DataRecipe) -> list[Stage]:
@@ -115,6 +138,7 @@ def together(recipe: DataRecipe) -> list[Stage]:
             raise ConfigError(
                 f"together: {one.name} looks at single documents", hint="put it into stages"
             )
+    _check_models("together", found, plan(recipe))
     return found
 
 
@@ -134,6 +158,22 @@ def _plan(name: str, source: SourceRecipe, recipe: DataRecipe) -> Plan:
     ]
     reader = stages.source(source.reader or name, source.read, f"{where}.read")
     return Plan(name, source.inputs, reader, tuple(chain))
+
+
+def _check_models(where: str, chain: Sequence[Stage], plans: Sequence[Plan]) -> None:
+    readers = {one.name: one.reader.name for one in plans}
+    for stage in chain:
+        for name, reader in (stages.made_of(stage) or {}).items():
+            if name not in readers:
+                raise ConfigError(
+                    f"{where}: {stage.name} is to be made of {name}, which is no source",
+                    hint=nearest(name, list(readers)),
+                )
+            if reader and readers[name] != reader:
+                raise ConfigError(
+                    f"{where}: {stage.name} is made of a source that {reader} reads, "
+                    f"and {readers[name]} reads {name}"
+                )
 
 
 def _own(recipe: DataRecipe) -> set[str]:

@@ -11,23 +11,24 @@ folder of that name is right, whoever wrote it and when.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from puna.console import Console, human_bytes, human_count, human_duration
 from puna.data import files
-from puna.data.build import documents, stages
+from puna.data.build import documents, models, reading, stages
 from puna.data.build.documents import READ, SUFFIX, Chain, Stage
 from puna.data.build.executor import Executor
 from puna.data.build.finish import finish
+from puna.data.build.models import Before
 from puna.data.build.recipe import DataRecipe, Plan, plan, together
 from puna.data.build.stages import Context, Rounds
 from puna.data.build.task import Task, digest_of
 from puna.data.build.work import Build, Options, code_version
 from puna.errors import DataError
 
-PATH_LISTS = (".paths", ".paths.gz")
+Result = TypeVar("Result")
 ALL = "all"  # the folder of stages over all sources
 
 
@@ -43,9 +44,12 @@ def build(
     files.require_writable(options.out)
     work = recipe.work or files.join(options.out, "work")
     state = Build(recipe, options, executor, console, work)
-    plans = _chosen(plan(recipe), options.only)
+    state.plans = {one.name: one for one in plan(recipe)}
+    chosen = _chosen(state.plans, options.only)
     joined = together(recipe)
-    ready = _run_all(state, {one.name: _chain(state, one) for one in plans})
+    needed = _with_needed(state.plans, chosen)
+    _run_all(state, {name: _chain(state, state.plans[name]) for name in needed})
+    ready = {name: state.ready[name] for name in chosen}
     if joined and options.only:
         raise DataError(
             f"{', '.join(options.only)}: done up to the stages over all sources together",
@@ -62,28 +66,29 @@ def build(
     return record
 
 
-def _chosen(plans: Sequence[Plan], only: Sequence[str]) -> list[Plan]:
-    known = [one.name for one in plans]
+def _chosen(plans: Mapping[str, Plan], only: Sequence[str]) -> list[str]:
     for name in only:
-        if name not in known:
-            raise DataError(f"--only {name}: the recipe has no such source", hint=_known(known))
-    return [one for one in plans if not only or one.name in only]
+        if name not in plans:
+            hint = f"known: {', '.join(plans)}"
+            raise DataError(f"--only {name}: the recipe has no such source", hint=hint)
+    return [name for name in plans if not only or name in only]
 
 
-def _known(names: Sequence[str]) -> str:
-    return f"known: {', '.join(names)}"
+def _with_needed(plans: Mapping[str, Plan], chosen: Sequence[str]) -> list[str]:
+    """The sources chosen, and those that their models are made of."""
+    found, waiting = set(), list(chosen)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += plans[name].needs
+    return [name for name in plans if name in found]
 
 
 def _chain(state: Build, source: Plan) -> Rounds:
     """The rounds of one source, from its input files to its last documents."""
     recipe, strict = state.recipe, state.options.is_strict
-    found = _found(source)
-    suffixes = stages.suffixes_of(source.reader)
-    wanted = {name: one for name, one in found.items() if name.lower().endswith(suffixes)}
-    if not wanted:
-        raise DataError(f"sources.{source.name}: none of {len(found)} files ends as its source's")
-    if others := len(found) - len(wanted):
-        state.console.say(f"{source.name}: {others:,} files of other kinds are left alone")
+    wanted = reading.inputs_of(source, state.console)
     state.inputs[source.name] = wanted
     state.sizes.update({file.path: file.bytes for file in wanted.values()})
     versions = [[name, file.bytes, file.version] for name, file in wanted.items()]
@@ -92,9 +97,13 @@ def _chain(state: Build, source: Plan) -> Rounds:
     for number, part in enumerate(_parts(source.stages, recipe.keep)):
         reader = source.reader if number == 0 else None
         names = "+".join([*([READ] if reader else []), *(stage.name for stage in part)])
-        needed = _versions([*([reader] if reader else []), *part])
+        asked, needed = part, models.versions([*([reader] if reader else []), *part])
+        if part and stages.made_of(part[0]) is not None:
+            making = models.made(state, source.name, part[0], Before(ready, digest))
+            first, digest = yield from _noted(state, source.name, making)
+            part = [first, *part[1:]]
         sizes = [recipe.task_bytes, recipe.part_bytes]
-        digest = digest_of(digest, reader, part, needed, strict, recipe.seed, sizes)
+        digest = digest_of(digest, reader, asked, needed, strict, recipe.seed, sizes)
         folder = files.join(state.work, source.name, f"{number:02d}-{names[:60]}-{digest}")
         if not reader and stages.sees_all(part[0]):
             rounds = _rounds(part[0], ready, folder, recipe.seed)
@@ -102,7 +111,7 @@ def _chain(state: Build, source: Plan) -> Rounds:
             continue
         chain = Chain(tuple(part), is_strict=strict, seed=recipe.seed)
         tasks = (
-            _read_tasks(wanted, reader, chain, folder, recipe)
+            reading.tasks(wanted, reader, chain, folder, recipe)
             if reader
             else _tasks(ready, chain, folder)
         )
@@ -110,73 +119,20 @@ def _chain(state: Build, source: Plan) -> Rounds:
     return ready
 
 
-def _versions(chain: Sequence[Stage]) -> list[list[Any]]:
-    """What changes when a file does that settings name."""
-    needed = [file for stage in chain for file in stages.needed_files(stage)]
-    return [[file.path, file.bytes, file.version] for file in needed]
-
-
-def _found(source: Plan) -> dict[str, files.File]:
-    """The input files by their short names; a list of paths stands for the files it names."""
-    read_paths = stages.paths_reader(source.reader)
-    listed: dict[str, files.File] = {}
-    others = []
-    for path in source.inputs:
-        if not read_paths or not path.endswith(PATH_LISTS):
-            others.append(path)
-            continue
-        with files.open_bytes(path) as file:
-            listed |= {name: files.File(name, 0) for name in read_paths(file, path)}
-    return {**(files.find_all(others) if others else {}), **listed}
-
-
 def _parts(chain: Sequence[Stage], keep: Sequence[str]) -> list[list[Stage]]:
-    """The stages that run in one task: up to one that sees all, or whose output is kept.
+    """The stages that run in one task: up to one that sees all, whose model is made of what comes
+    to it, or whose output is kept.
 
     The first part begins with reading, and may have no stages.
     """
     parts: list[list[Stage]] = [[]]
     is_open = READ not in keep
     for stage in chain:
-        if not is_open or stages.sees_all(stage):
+        if not is_open or stages.sees_all(stage) or stages.made_of(stage) is not None:
             parts.append([])
         parts[-1].append(stage)
         is_open = stage.name not in keep and not stages.sees_all(stage)
     return parts
-
-
-def _read_tasks(
-    found: Mapping[str, files.File], reader: Stage, chain: Chain, folder: str, recipe: DataRecipe
-) -> list[Task]:
-    """One task a file, or a part of one; small ones together, up to `task_bytes`, about equally."""
-    pieces = [
-        (name, part)
-        for name, file in found.items()
-        for part in stages.parts_of(reader, file, recipe.part_bytes)
-    ]
-    sizes = [_piece_bytes(found[name], part, recipe.task_bytes) for name, part in pieces]
-    total = max(sum(sizes), 1)
-    count = -(-total // recipe.task_bytes)
-    groups: dict[int, list[tuple[str, range | None]]] = {}
-    before = 0
-    for piece, size in zip(pieces, sizes, strict=True):
-        groups.setdefault((before + size // 2) * count // total, []).append(piece)
-        before += size
-    return [
-        Task(
-            f"{documents.__name__}:run",
-            tuple(found[name].path for name, _ in group),
-            replace(chain, source=reader, pieces=tuple(group)),
-            files.join(folder, f"{number:05d}{SUFFIX}"),
-        )
-        for number, group in enumerate(groups.values())
-    ]
-
-
-def _piece_bytes(file: files.File, part: range | None, task_bytes: int) -> int:
-    if part:
-        return len(part)
-    return file.bytes or files.is_url(file.path) * task_bytes  # not known: a large one
 
 
 def _tasks(inputs: Sequence[files.File], chain: Chain, folder: str) -> list[Task]:
@@ -201,21 +157,26 @@ def _once(tasks: list[Task]) -> Rounds:
     return (yield tasks)
 
 
-def _noted(state: Build, name: str, rounds: Rounds) -> Rounds:
+def _noted(
+    state: Build, name: str, rounds: Generator[list[Task], list[files.File], Result]
+) -> Generator[list[Task], list[files.File], Result]:
     """The same rounds; their tasks are remembered as the source's, for the report."""
     answer: list[files.File] | None = None
     while True:
         try:
             tasks = next(rounds) if answer is None else rounds.send(answer)
         except StopIteration as done:
-            return list(done.value)
+            return cast(Result, done.value)
         state.tasks.setdefault(name, []).extend(tasks)
         answer = yield tasks
 
 
-def _run_all(state: Build, chains: Mapping[str, Rounds]) -> dict[str, list[files.File]]:
-    """Every chain's rounds, each with those of the others that come at the same time."""
-    ready: dict[str, list[files.File]] = {}
+def _run_all(state: Build, chains: Mapping[str, Rounds]) -> None:
+    """Every chain's rounds, each with those of the others that come at the same time.
+
+    What they return is in `ready`; a chain that waits for another's yields no tasks.
+    """
+    ready = state.ready
     answers: dict[str, list[files.File] | None] = dict.fromkeys(chains)
     while waiting := [name for name in chains if name not in ready]:
         wave: dict[str, list[Task]] = {}
@@ -232,7 +193,6 @@ def _run_all(state: Build, chains: Mapping[str, Rounds]) -> dict[str, list[files
         outputs = iter(state.run(tasks, label[:40]))
         for name, of_source in wave.items():
             answers[name] = [next(outputs) for _ in of_source]
-    return {name: ready[name] for name in chains}
 
 
 def _label(task: Task) -> str:
@@ -246,18 +206,25 @@ def _over_all(
 ) -> dict[str, list[files.File]]:
     """A stage over the documents of all sources, in the recipe's order; each source's again."""
     inputs = [file for of_source in ready.values() for file in of_source]
-    places = [file.path.removeprefix(state.work) for file in inputs]
-    digest = digest_of(places, stage, _versions([stage]), state.recipe.seed)
-    folder = files.join(state.work, ALL, f"00-{stage.name}-{digest}")
-    named = replace(stage, name=f"{stage.name} of all")
-    rounds = _noted(state, ALL, _rounds(named, inputs, folder, state.recipe.seed))
-    outputs = iter(_run_all(state, {ALL: rounds})[ALL])
+    _run_all(state, {ALL: _noted(state, ALL, _rounds_over_all(state, stage, inputs))})
+    outputs = iter(state.ready.pop(ALL))
     last = {task.output: task for task in state.tasks.pop(ALL)}
     result = {}
     for name, of_source in ready.items():
         result[name] = [next(outputs) for _ in of_source]
         state.tasks[name] += [last[file.path] for file in result[name]]
     return result
+
+
+def _rounds_over_all(state: Build, stage: Stage, inputs: Sequence[files.File]) -> Rounds:
+    places = [file.path.removeprefix(state.work) for file in inputs]
+    digest = digest_of(places, stage, models.versions([stage]), state.recipe.seed)
+    made = stage
+    if stages.made_of(stage) is not None:
+        made, digest = yield from models.made(state, ALL, stage, Before(inputs, digest))
+    folder = files.join(state.work, ALL, f"00-{stage.name}-{digest}")
+    named = replace(made, name=f"{stage.name} of all")
+    return (yield from _rounds(named, inputs, folder, state.recipe.seed))
 
 
 def _say(record: Mapping[str, Any], console: Console) -> None:

@@ -5,15 +5,20 @@ input file, and may have `SUFFIXES` of the names it reads. Where it has `SPLITS`
 name ends so is read in parts, each a task: read(file, name, settings, part) with a range of bytes.
 Either may have `needs(settings)`, the names of other files that decide what comes out.
 A stage's module has `Settings` and either
-  apply(documents, settings)         a result for each of a few documents, without a look at others
+  apply(documents, settings)         a result for each of a few documents, without a look at others;
+                                     a list, or Results with counts
   rounds(inputs, settings, context)  rounds of tasks over all files: what compares texts
+A stage of MODELS uses a file that is made by the build where the settings say of what:
+  made_of(settings)   the sources it needs, each with the reader that it must have ("": any);
+                      None where the settings name the file
+  make(inputs, settings, sources, context)  rounds of tasks; returns settings that name the file
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
 from puna.config import from_table, nearest
@@ -44,9 +49,22 @@ STAGES = {
     "rules": "puna.data.quality.rules",
     "scrub": "puna.data.scrub",
 }
+MODELS = {
+    "classifier": "puna.data.quality.classifier_training",
+    "decontaminate": "puna.data.decontaminate_rounds",
+    "perplexity": "puna.data.quality.perplexity_training",
+}
 
 # Gives the tasks of a round, gets the files they wrote; what it returns are files of documents.
 Rounds = Generator[list[Task], list[files.File], list[files.File]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A source that a model is made of: its last documents, and the pieces of its input files."""
+
+    documents: tuple[files.File, ...]
+    pieces: tuple[tuple[files.File, range | None], ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,28 @@ def rounds_of(one: Stage) -> Callable[[Sequence[files.File], Any, Context], Roun
         Callable[[Sequence[files.File], Any, Context], Rounds],
         importlib.import_module(one.module).rounds,
     )
+
+
+def made_of(one: Stage) -> Mapping[str, str] | None:
+    """The sources that a stage's model is made of, and their readers; None: there is none to make.
+
+    Raises ConfigError where settings neither name the model nor say what it is made of.
+    """
+    if one.name not in MODELS:
+        return None
+    found: Mapping[str, str] | None = importlib.import_module(MODELS[one.name]).made_of(
+        one.settings
+    )
+    return found
+
+
+def make(
+    one: Stage, inputs: Sequence[files.File], sources: Mapping[str, Given], context: Context
+) -> Generator[list[Task], list[files.File], Stage]:
+    """Rounds of tasks that make what a stage uses; returns the stage that names it."""
+    module = importlib.import_module(MODELS[one.name])
+    settings = yield from module.make(inputs, one.settings, sources, context)
+    return replace(one, settings=settings)
 
 
 def suffixes_of(reader: Stage) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import puna
 from puna.console import Console
 from puna.data import files
 from puna.data.build.executor import Executor
-from puna.data.build.recipe import DataRecipe
+from puna.data.build.recipe import DataRecipe, Plan
 from puna.data.build.task import Task
 from puna.errors import DataError
 
@@ -45,6 +45,8 @@ class Build:
     inputs: dict[str, dict[str, files.File]] = field(default_factory=dict)
     tasks: dict[str, list[Task]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    ready: dict[str, list[files.File]] = field(default_factory=dict)  # last documents, by source
 
     def run(self, tasks: Sequence[Task], label: str) -> list[files.File]:
         """Do the tasks whose outputs are not there; every task's output.

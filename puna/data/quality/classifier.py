@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from puna.data import files
-from puna.data.document import Document, Dropped
-from puna.errors import DataError
+from puna.data.document import Document, Dropped, Results
+from puna.errors import ConfigError, DataError
 
 BUCKETS = 1 << 20
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -32,7 +33,22 @@ class Settings:
     """Which model, and the score that a page needs."""
 
     model: str = ""  # an .npz file that `train` and `Classifier.save` made
+    references: str = ""  # instead: a source of Wikipedia's dumps; pages it refers to are positive
+    positive: tuple[str, ...] = ()  # instead, or as well: files of pages, as the source own reads
+    negative: tuple[str, ...] = ()  # other pages than those that come to the stage
+    pages: int = 50_000  # of each kind at most; RedPajama had 300,000
+    min_pages: int = 1000  # of each kind; with fewer the build stops
     min_score: float = 0.25  # RedPajama's; LLaMA gives none
+
+    def __post_init__(self) -> None:
+        if self.model and (self.references or self.positive or self.negative):
+            raise ConfigError("classifier has a model and pages to learn from: give one of both")
+        if self.negative and not (self.references or self.positive):
+            raise ConfigError("classifier has negative pages and no positive ones")
+        if not 1 <= self.min_pages <= self.pages:
+            raise ConfigError(
+                f"min_pages must be from 1 to pages, {self.pages}, found {self.min_pages}"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,20 +84,23 @@ class Classifier:
 
 
 def needs(settings: Settings) -> list[str]:
-    """The model, where one is named."""
-    return [settings.model] if settings.model else []
+    """The model, and the files it is made of, where they are named."""
+    return [*([settings.model] if settings.model else []), *settings.positive, *settings.negative]
 
 
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:
     """Each document with a score of `min_score` or more; else Dropped: "unlike references".
 
-    Raises DataError where the model cannot be read.
+    Counts documents by their score's first decimal. Raises DataError where the model cannot be
+    read.
     """
     scores = _loaded(settings.model).scores([document.text for document in documents])
-    return [
+    counts = Counter(f"score 0.{min(int(10 * score), 9)}" for score in scores.tolist())
+    found = (
         document if score >= settings.min_score else _dropped(document, score)
         for document, score in zip(documents, scores.tolist(), strict=True)
-    ]
+    )
+    return Results(found, counts)
 
 
 def features(text: str) -> tuple[npt.NDArray[np.int64], _Floats]:

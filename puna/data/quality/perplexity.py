@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from puna.data import files
-from puna.data.document import Document, Dropped
+from puna.data.document import Document, Dropped, Results
 from puna.data.quality.ngram_model import NgramModel
 from puna.errors import ConfigError, DataError
 
@@ -35,10 +36,31 @@ _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
+class TrainingConfig:
+    """CCNet's choices; its text is the first paragraphs of a million articles of Wikipedia."""
+
+    order: int = 5
+    vocabulary_size: int = 65_536  # fewer where the text has no more
+    character_coverage: float = 0.9995
+    max_tokens: int = 10_000_000  # then no more text is read: 3 GB of memory at most
+    head_percentile: float = 30  # of the sample's perplexities
+    middle_percentile: float = 60
+    sample_documents: int = 20_000  # of what is to be judged, about: where the percentiles lie
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.order <= 6:
+            raise ConfigError(f"order must be from 2 to 6, which kenlm reads, got {self.order}")
+        if not 0 < self.head_percentile <= self.middle_percentile < 100:
+            raise ConfigError("head_percentile and middle_percentile must rise between 0 and 100")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Which model, and which buckets are kept."""
 
     model: str = ""  # a folder with one of `perplexity_training.train`'s folders a language
+    train: tuple[str, ...] = ()  # instead: sources of whose last documents a build makes it
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     language: str = ""  # of all documents; "" for each one's own
     keep: tuple[str, ...] = ("head", "middle")  # as RedPajama; CCNet kept all and told them apart
     head_below: float = 0  # 0 for the model's own cutoff, CCNet's percentile 30
@@ -52,6 +74,8 @@ class Settings:
                 f"middle_below should be at least head_below, {self.head_below}, "
                 f"found {self.middle_below}"
             )
+        if self.model and self.train:
+            raise ConfigError("perplexity has a model and one to train: give one of both")
 
 
 @dataclass(frozen=True)
@@ -87,9 +111,10 @@ def needs(settings: Settings) -> list[str]:
 def apply(documents: Sequence[Document], settings: Settings) -> list[Document | Dropped]:
     """Each document of a bucket that is kept; else Dropped: "perplexity tail", no model.
 
-    Raises DataError where the model's folder holds none or is damaged.
+    Counts documents by language and bucket. Raises DataError where the model's folder holds none
+    or is damaged.
     """
-    results: list[Document | Dropped] = list(documents)
+    results = Results(documents, counts := Counter[str]())
     languages = [settings.language or document.language for document in documents]
     for language in sorted(set(languages)):
         numbers = [number for number, one in enumerate(languages) if one == language]
@@ -100,6 +125,7 @@ def apply(documents: Sequence[Document], settings: Settings) -> list[Document | 
             reason = "language unknown"
             if model:
                 bucket = _bucket(value, model, settings)
+                counts[f"{language} {bucket}"] += 1
                 reason = "" if bucket in settings.keep else f"perplexity {bucket}"
             if reason:
                 results[number] = _dropped(documents[number], reason, f"{value:.0f}")
