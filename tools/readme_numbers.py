@@ -39,13 +39,15 @@ def latest() -> dict[tuple[str, str, str, str], dict[str, Any]]:
 def rendered() -> str:
     """The table in Markdown."""
     lines = ["| what | Puna | beside | measured on |", "| --- | --- | --- | --- |"]
-    for (bench, _, shape, _), row in sorted(latest().items()):
+    for (bench, case, shape, _), row in sorted(latest().items()):
         if bench == "train":
             lines.append(training(shape, row))
         elif bench == "compression":
             lines.append(compression(row))
         elif bench == "cpu_engine" and row["kind"] in INFERENCE:
             lines.append(inference(row))
+        elif (bench, case) in TEXT:
+            lines += TEXT[bench, case](row)
     return "\n".join(lines)
 
 
@@ -82,6 +84,80 @@ def inference(row: dict[str, Any]) -> str:
         f"| {what}, {row['shape']} | {speed:,.0f} tokens/s | {', '.join(beside)} | "
         f"{machine(row)}, {row['threads']} threads |"
     )
+
+
+def text_build(row: dict[str, Any]) -> list[str]:
+    """One line: documents to shards, beside the plain way and datatrove's."""
+    whole, values = row["whole"], row["values"]
+    beside = [
+        f"{ratio:.1f} times {name} ({values[name]['megabytes_per_second']['median']:.2f})"
+        for name, ratio in row["ratios"].items()
+    ]
+    speed = values["puna"]["megabytes_per_second"]["median"]
+    return [
+        f"| text: rules, language, near duplicates, tokens, shards | {speed:.1f} MB/s on "
+        f"{values['puna']['megabytes']:.0f} MB, {whole['megabytes_per_second']:.1f} on "
+        f"{whole['megabytes']:.0f} in {whole['resident_bytes'] / 1e6:.0f} MB of memory | "
+        f"{', '.join(beside)} | {machine(row)} |"
+    ]
+
+
+def text_growth(row: dict[str, Any]) -> list[str]:
+    """One line: the memory of builds of different sizes."""
+    sizes = row["sizes"]
+    megabytes = ", ".join(f"{one['megabytes']:.0f}" for one in sizes)
+    memory = ", ".join(f"{one['resident_bytes'] / 1e6:.0f}" for one in sizes)
+    return [f"| memory of the same on {megabytes} MB of text | {memory} MB | | {machine(row)} |"]
+
+
+def text_of_web(row: dict[str, Any]) -> list[str]:
+    """Two lines: web pages to text, and the rules, on one core."""
+    values = {name: one["median"] for name, one in row["values"].items()}
+    ours, peer = (values.get(f"{name}, pages/s") for name in ("WARC to text", WARC_PEER))
+    rules, plain = values["Gopher's rules, MB/s"], values["Gopher's, plain twin, MB/s"]
+    lines = [
+        f"| text: C4's and Gopher's rules | {values['both, MB/s']:.1f} MB/s a core | Gopher's "
+        f"{rules / plain:.1f} times plain loops ({plain:.1f}) | {machine(row)} |"
+    ]
+    if ours and peer:
+        lines.append(
+            f"| text: WARC to main content | {ours:.0f} pages/s a core | {ours / peer:.1f} times "
+            f"{WARC_PEER} ({peer:.0f}) | {machine(row)} |"
+        )
+    return lines
+
+
+def text_of_wikipedia(row: dict[str, Any]) -> list[str]:
+    """One line: wikitext to text, on one core."""
+    speeds = row["megabytes_per_second"]
+    beside = [
+        f"{ratio:.1f} times {name} ({speeds[name]['median']:.1f})"
+        for name, ratio in row["ratio"].items()
+    ]
+    return [
+        f"| text: Wikipedia's markup to text | {speeds['puna']['median']:.1f} MB/s a core | "
+        f"{', '.join(beside)} | {machine(row)} |"
+    ]
+
+
+def near_duplicates(row: dict[str, Any]) -> list[str]:
+    """One line: which injected near duplicates are found."""
+    found = row["sizes"][-1]
+    return [
+        f"| text: copies with 2 % of the words replaced | {found['recall']:.1%} found | "
+        f"{found['below 0.7']} of {found['removed']} removed are less alike than 0.7, "
+        f"{found['below 0.5']} than 0.5 | {machine(row)} |"
+    ]
+
+
+WARC_PEER = "datatrove and trafilatura"
+TEXT = {
+    ("data", "build"): text_build,
+    ("data", "scale"): text_growth,
+    ("data_web", ""): text_of_web,
+    ("data_wikipedia", ""): text_of_wikipedia,
+    ("data_dedup", ""): near_duplicates,
+}
 
 
 def machine(row: dict[str, Any]) -> str:
