@@ -66,7 +66,7 @@ def _check_record(record: dict, mixed: Mixture, written: dict) -> None:
     assert (reading["documents"], exact["documents"]) == (407, 400)
     assert exact["dropped"]["exact duplicate"]["documents"] == 7
     assert len(exact["examples"]["exact duplicate"]) == 3
-    assert exact["examples"]["exact duplicate"][0]["detail"].startswith("document ")
+    assert exact["examples"]["exact duplicate"][0]["detail"].split("#")[0].endswith(".jsonl.zst")
     assert record["sources"]["lines"]["licences"]["CC0"]["documents"] == 400
     assert [one["stage"] for one in record["sources"]["notes"]["stages"]] == ["read"]
     unique = mixed.sources["lines"].tokens
