@@ -156,9 +156,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def human_count(value: float) -> str:
-    """A count in three digits: 950, 12.3k, 6.74B."""
+    """A count in three digits: 950, 12.3k, 6.74B; more only beyond 1,000T."""
     for suffix in ("T", "B", "M", "k"):
         limit = SUFFIXES[suffix.lower()]
+        if abs(value) >= limit * 999.5:
+            return f"{value / limit:,.0f}{suffix}"
         if abs(value) >= limit * 0.9995:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}"

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 import pytest
 
 from puna import console as console_module
-from puna.console import Console, human_bytes, human_count, human_duration, silent, table
+from puna.console import (
+    Console,
+    human_bytes,
+    human_count,
+    human_duration,
+    parse_count,
+    silent,
+    table,
+)
+from puna.errors import UsageError
 
 
 def console(**options) -> tuple[Console, io.StringIO, io.StringIO]:
@@ -123,10 +132,28 @@ def test_a_table_keeps_its_columns_under_their_heads():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (950, "950"), (12_345, "12.3k"), (999_999, "1M"), (6.738e9, "6.74B"), (1e12, "1T")],
-)
+    [(0, "0"), (950, "950"), (12_345, "12.3k"), (999_999, "1M"), (6.738e9, "6.74B"), (1e12, "1T"),
+     (2.5e15, "2,500T")],
+)  # fmt: skip
 def test_counts_have_three_digits(value: float, text: str):
     assert human_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("950", 950), ("12.3k", 12_300), ("$2M", 2e6), ("6.74B", 6.74e9), ("1.4t", 1.4e12),
+     ("3e9", 3e9), ("0", 0)],
+)  # fmt: skip
+def test_counts_are_read_as_they_are_written(text: str, value: float):
+    assert parse_count(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "much", "-1", "1e9999", "nan", "inf", "7 B 2", "1,000", "1e9x"]
+)
+def test_what_is_no_count_is_refused(text: str):
+    with pytest.raises(UsageError, match="expected a count such as 500k, 13B"):
+        parse_count(text)
 
 
 @pytest.mark.parametrize(

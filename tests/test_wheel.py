@@ -69,6 +69,12 @@ def test_it_generates_with_numpy_alone(installed: Path, tmp_path: Path, tiny_run
     assert text.strip()
 
 
+def test_it_plans_with_numpy_alone(installed: Path, tmp_path: Path):
+    said = offline(installed, tmp_path, "plan", "ask", "--as-good-as", "llama-7b", "--json")
+    assert json.loads(said)["plan"]["loss"] == pytest.approx(2.086, abs=1e-3)
+    assert json.loads(said)["band"]["loss"][0] > 2
+
+
 def test_the_recipes_come_along(installed: Path, tmp_path: Path):
     code = "import puna.config as c, pathlib; print(c.find_recipe(pathlib.Path('demo.toml')))"
     found = Path(run(installed / "python", "-c", code, cwd=tmp_path).strip())

@@ -56,7 +56,7 @@ def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
     yield f"Loss {plan.loss:.3f}{between} nats a token by the law {asked.law.name}."
     if band and band.unanswered < 1:
         sizes, tokens, usd = map(_span, (band.parameters, band.tokens, band.total_usd))
-        yield f"90 % of refits plan {sizes} on {tokens} tokens for ${usd}."
+        yield f"90 % of refits: {sizes} on {tokens} tokens for ${usd}."
     if band and band.unanswered:
         yield f"By {band.unanswered:.0%} of the refits nothing keeps to the limits."
     used = asked.money.load.tokens

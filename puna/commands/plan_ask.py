@@ -64,7 +64,7 @@ def _goal(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--budget", metavar="USD", help="for training and use together")
     group.add_argument("--training-budget", metavar="USD", help="the most for training")
     group.add_argument("--training-days", type=float, metavar="DAYS", help="the most of training")
-    group.add_argument("--most-tokens", metavar="N", help="the most tokens of text there are")
+    group.add_argument("--most-tokens", metavar="N", help="the most text (300T: all)")
     group.add_argument(
         "--vocabulary", type=int, default=32000, metavar="N", help="tokens the model knows"
     )
@@ -221,8 +221,7 @@ def _all_limits(arguments: argparse.Namespace, money: Money) -> tuple[Limit, ...
     from puna.plan import limits
 
     found = [*_at_home(arguments, money)]
-    if (tokens := _amount(arguments, "most_tokens")) is not None:
-        found.append(limits.data(tokens))
+    found.append(limits.data(_amount(arguments, "most_tokens") or limits.ALL_TEXT_TOKENS))
     if (days := _amount(arguments, "training_days")) is not None:
         found.append(limits.days(money.train, days))
     if (usd := _amount(arguments, "training_budget")) is not None:

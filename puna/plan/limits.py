@@ -15,6 +15,7 @@ from puna.plan.devices import Device
 from puna.plan.law import FloatArray
 
 DAY = 86400.0
+ALL_TEXT_TOKENS = 300e12  # public text by people, 100T to 1,000T (Villalobos et al., 2211.04325)
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,16 @@ def days(train: Training, most: float) -> Limit:
     return Limit("days", label, most, each, human_count, per_token=True)
 
 
-def data(most_tokens: float) -> Limit:
+def data(most_tokens: float = ALL_TEXT_TOKENS) -> Limit:
     """Tokens of text that there are."""
     return Limit(
-        "data", "tokens of text", most_tokens, lambda _config: 1.0, human_count, per_token=True
+        "data",
+        "tokens of text",
+        most_tokens,
+        lambda _config: 1.0,
+        human_count,
+        per_token=True,
+        asked=most_tokens != ALL_TEXT_TOKENS,
     )
 
 

@@ -136,9 +136,13 @@ def answer(question: Question) -> Answer:
     same_loss = law.tokens_for(plan.loss, choices.parameters)
     trained = problem.least_training(same_loss)
     chinchilla = plan if trained == index else problem.plan(trained, same_loss[trained], law)
+    usd = same_loss * choices.training + problem.lifetime_usd
+    others = [choices.nearest(plan.parameters * times) for times in (0.5, 2)]
     half, twice = (
-        problem.plan(other, same_loss[other], law) if math.isfinite(same_loss[other]) else None
-        for other in (choices.nearest(plan.parameters / 2), choices.nearest(plan.parameters * 2))
+        problem.plan(other, same_loss[other], law)
+        if other != index and np.isfinite(usd[other])
+        else None
+        for other in others
     )
     return Answer(
         plan=plan,

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -47,7 +49,7 @@ def test_the_advice_fits_a_screen(words, capsys):
 def test_it_says_what_the_alternatives_cost_and_what_is_assumed(capsys):
     said = ask(capsys, *GOOD)
     rows = ("this plan", "Chinchilla's", "half of it", "twice it")
-    lines = ("It beats Chinchilla's from", "90 % of refits", "assumes ", "1,000 read and 250")
+    lines = ("It beats Chinchilla's from", "90 % of refits:", "assumes ", "1,000 read and 250")
     for part in (*rows, *lines):
         assert part in said, part
 
@@ -123,10 +125,23 @@ def test_this_machine_is_a_device_too(capsys, monkeypatch):
     )
     words = ("--as-good-as", "1B@20B", "--inference-tokens", "1B", "--on", "this")
     found = record(capsys, *words, "--tokens-per-second", "20")
-    fits, speed, _serving = found["kept"]
+    fits, speed, *_others = found["kept"]
     assert "in the memory of" in fits["label"]
     assert "tokens a second" in speed["label"]
     assert speed["share"] <= 1
+
+
+def test_asking_needs_neither_torch_nor_scipy():
+    words = ["plan", "ask", *GOOD]
+    code = f"import sys; from puna.cli import main; main({words!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "scipy", "matplotlib"} & {name for name in done.stdout.split()} == set()
+
+
+def test_endless_money_does_not_train_on_more_text_than_there_is(capsys):
+    plan = record(capsys, "--budget", "1T", "--on", "1GB")["plan"]
+    assert plan["tokens"] == pytest.approx(300e12)
+    assert plan["total_usd"] < 1e12
 
 
 def test_an_amount_of_memory_is_a_limit(capsys):
