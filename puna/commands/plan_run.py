@@ -245,7 +245,9 @@ def _speed(option: Option) -> Iterator[str]:
         for name, value in kinds.items()
     )
     waits = (step.seconds - step.compute_seconds) / step.seconds
-    yield f"          sends {f'{sent} GB' if sent else 'nothing'} a step; waits {waits:.0%} of it"
+    yield _wrapped(
+        "", f"sends {f'{sent} GB' if sent else 'nothing'} a step; waits {waits:.0%} of it"
+    )
 
 
 def _cost(found: Found) -> Iterator[str]:
@@ -282,7 +284,9 @@ def _serving(found: Found) -> Iterator[str]:
     config, context = found.wish.config, found.wish.context
     sizes = [f"{kind} {memory.weight_bytes(config, kind) / GIB:.1f}" for kind in SERVED]
     kept = memory.kv_bytes(config, context) / GIB
-    yield f"to run    {', '.join(sizes)} GiB, and {kept:.2f} for {context:,} tokens of context"
+    yield _wrapped(
+        "to run", f"{', '.join(sizes)} GiB, and {kept:.2f} for {context:,} tokens of context"
+    )
     device = found.chosen.run.device
     source = f"products at {device.training:.0%} of the peak: {device.training_source}"
     yield _wrapped("assumes", source)

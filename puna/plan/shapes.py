@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,10 +68,9 @@ def model(name: str) -> ModelConfig:
     Raises ConfigError that names the nearest where there is neither, CheckpointError for a model
     that cannot be read.
     """
-    published = {key.lower(): config for key, config in PUBLISHED.items()}
-    key = name.lower().replace("llama-", "llama")
-    if key in published:
-        return published[key]
+    published = {_plain(key): config for key, config in PUBLISHED.items()}
+    if _plain(name) in published:
+        return published[_plain(name)]
     size = name.upper().removeprefix("LLAMA-")
     if size in SIZES or size in ALIASES:
         return named(name)
@@ -85,6 +85,10 @@ def model(name: str) -> ModelConfig:
             f"there is no size, published shape, folder or pulled model {name!r}",
             hint=nearest(name, [*SIZES, *PUBLISHED]),
         ) from None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s._-]", "", name.lower())
 
 
 def shape_of(parameters: float, vocabulary_size: int = 32000) -> ModelConfig:

@@ -1,0 +1,152 @@
+"""`puna plan ask --model`: one screen, the same for machines, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from puna import cli, hardware
+from puna.commands import plan_devices
+from puna.errors import MachineError
+from puna.plan import devices
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
+    """What it says: the answer, or the error."""
+    assert cli.main(["plan", "ask", "--model", *map(str, words)]) == code
+    said = capsys.readouterr()
+    return said.err if code else said.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("7B", "--devices", "8xA100-80GB"),
+        ("65B", "--devices", "2048xA100-80GB", "--tensor", "8", "--zero", "1"),
+        ("65B", "--devices", "8xH100", "--zero", "1"),
+        ("7B", "--devices", "RTX-4090"),
+        ("llama3.1-405b", "--devices", "16384xH100-SXM", "--tokens", "15.6T", "--context", "8192",
+         "--batch-tokens", "134217728"),
+        ("110M", "--devices", "M4-Max", "--tokens", "10B", "--precision", "fp32"),
+    ],
+)  # fmt: skip
+def test_the_answer_fits_a_screen(words, capsys):
+    lines = ask(capsys, *words).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert "parameters on" in lines[0]
+    starts = {line.split(" ")[0] for line in lines}
+    assert {"layout", "memory", "speed", "training", "to", "assumes"} <= starts
+
+
+def test_the_papers_65b_takes_its_days_its_energy_and_its_carbon(capsys):
+    words = ("--tensor", "8", "--zero", "1", "--checkpointing", "selective", "--micro-batch", "1")
+    found = json.loads(ask(capsys, "65B", "--devices", "2048xA100-80GB", *words, "--json"))
+    assert found["tokens"] == 1.4e12
+    assert found["cost"]["days"] == pytest.approx(21, rel=0.1)
+    assert found["cost"]["energy_kwh"] == pytest.approx(449e3, rel=0.1)
+    assert found["cost"]["carbon_kg"] == pytest.approx(173e3, rel=0.1)
+    assert found["step"]["tokens_per_second"] / 2048 == pytest.approx(380, rel=0.1)
+    assert found["serving"]["kv_bytes_per_token"]["bf16"] == 2_621_440
+
+
+def test_a_bar_shows_what_fits_and_what_sticks_out(capsys):
+    fits = ask(capsys, "7B", "--devices", "8xA100-80GB")
+    bar = next(line for line in fits.splitlines() if line.startswith("memory"))
+    assert bar.endswith("fits")
+    assert "w" * 5 in bar
+    assert "other ways" in fits
+    too_large = ask(capsys, "7B", "--devices", "RTX-4090")
+    bar = next(line for line in too_large.splitlines() if line.startswith("memory"))
+    assert bar.endswith("over")
+    assert bar.index("]") < bar.rindex("o")
+    assert "what would make it fit" in too_large
+    assert "8 of them: " in too_large
+
+
+def test_who_runs_the_layout_is_said(capsys):
+    assert "planned: puna train takes one device" in ask(capsys, "7B", "--devices", "8xH100")
+    assert "as puna train runs it" in ask(capsys, "1B", "--devices", "H100")
+
+
+def test_money_is_what_an_hour_is_said_to_cost(capsys):
+    words = ("7B", "--devices", "8xA100-80GB", "--json")
+    own = json.loads(ask(capsys, *words))
+    said = json.loads(ask(capsys, *words, "--usd-per-hour", "2.78"))
+    assert own["usd_per_hour"] == 1.39
+    assert said["cost"]["usd"] == pytest.approx(2 * own["cost"]["usd"])
+    apple = ask(capsys, "110M", "--devices", "M4-Max", "--tokens", "1B")
+    assert "no price is known (--usd-per-hour)" in apple
+
+
+def test_every_alternative_of_the_record_is_whole(capsys):
+    found = json.loads(ask(capsys, "13B", "--devices", "8xA100-40GB", "--json"))
+    for one in [found, *found["alternatives"]]:
+        parts = {name: value for name, value in one["memory"].items() if name != "total"}
+        assert one["memory"]["total"] == pytest.approx(sum(parts.values()))
+        assert one["fits"] == (one["memory"]["total"] <= found["device"]["usable_bytes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong", "hint"),
+    [
+        (("7C", "--devices", "8xA100"), "no size, published shape, folder or pulled model", "7B"),
+        (("7B", "--devices", "8xA100-90GB"), "has no 'A100-90GB'", "A100-80GB"),
+        (("7B", "--devices", "8xA100", "--tensor", "3"), "no layout with tensor 3", "divides"),
+        (("7B", "--devices", "8xA100", "--batch-tokens", "1M"), "1,000,000 tokens a step", "try"),
+        (("7B", "--devices", "8xA100", "--tokens", "0"), "--tokens should be at least 1", ""),
+        (("7B", "--devices", "8xA100", "--micro-batch", "0"), "--micro-batch should be", ""),
+    ],
+)
+def test_what_cannot_be_is_said_with_what_can(words, wrong, hint, capsys):
+    code = 2 if "--tokens" in words or "--micro-batch" in words or "90GB" in words[-1] else 1
+    said = ask(capsys, *words, code=code)
+    assert wrong in said
+    assert hint in said
+
+
+# This machine
+
+
+def test_this_machine_is_probed(monkeypatch, capsys):
+    monkeypatch.setattr("puna.evaluate.bandwidth.ReadProbe", lambda _size: Probe())
+    monkeypatch.setattr(hardware, "matmul_rate", lambda *_: hardware.Rate(1e12, "not measured"))
+    said = ask(capsys, "15M", "--devices", "cpu", "--tokens", "300M", "--batch-tokens", "65536")
+    assert "as puna train runs it" in said
+    assert "nobody says what this machine draws" in said
+
+
+class Probe:
+    """A bandwidth that nobody measured."""
+
+    source = "a test"
+
+    def __call__(self) -> float:
+        return 20e9
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+    ],
+)
+def test_a_gpu_here_is_found_in_the_table_by_its_drivers_name(driver, name, monkeypatch):
+    device = hardware.Device("cuda", driver, 80 << 30)
+    monkeypatch.setattr(hardware, "has_package", lambda _name: True)
+    monkeypatch.setattr(hardware, "choose_device", lambda: device)
+    assert plan_devices.find("this") == (1, devices.device(name))
+
+
+def test_a_gpu_that_the_table_lacks_is_said(monkeypatch):
+    monkeypatch.setattr(hardware, "has_package", lambda _name: True)
+    device = hardware.Device("cuda", "NVIDIA T4", 16 << 30)
+    monkeypatch.setattr(hardware, "choose_device", lambda: device)
+    with pytest.raises(MachineError, match="has no NVIDIA T4"):
+        plan_devices.find("this")

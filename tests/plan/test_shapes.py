@@ -1,0 +1,64 @@
+"""Which model is meant: names, published counts, folders, shapes of any size."""
+
+from __future__ import annotations
+
+import pytest
+
+from puna.errors import CheckpointError, ConfigError
+from puna.model import count
+from puna.model.sizes import named
+from puna.plan import shapes
+
+# Exact counts: Meta's and others' published totals.
+COUNTS = {
+    "SmolLM2-135M": 134_515_008,
+    "TinyLlama-1.1B": 1_100_048_384,
+    "Llama2-7B": 6_738_415_616,
+    "Llama2-13B": 13_015_864_320,
+    "Llama2-70B": 68_976_648_192,
+    "Llama3-8B": 8_030_261_248,
+    "Llama3-70B": 70_553_706_496,
+    "Llama3.1-405B": 405_853_388_800,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_published_shapes_have_the_published_counts(name):
+    assert count.parameters(shapes.PUBLISHED[name]) == COUNTS[name]
+    assert shapes.model(name.lower()) == shapes.PUBLISHED[name]
+
+
+def test_sizes_go_by_the_names_that_puna_knows():
+    assert shapes.model("7b") == named("7B")
+    assert shapes.model("LLaMA-65B") == named("65B")
+    assert shapes.model("llama-2-70b") == shapes.PUBLISHED["Llama2-70B"]
+
+
+def test_a_models_folder_is_read_for_its_shape(tiny_run):
+    assert shapes.model(str(tiny_run)).layers == 2
+
+
+def test_what_is_nothing_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="'70B'") as caught:
+        shapes.model("70B")
+    assert "7B" in str(caught.value.hint)
+    with pytest.raises(CheckpointError):  # a folder without a model says what it lacks
+        shapes.model(str(tmp_path))
+
+
+@pytest.mark.parametrize("parameters", [15e6, 1e8, 3e8, 1e9, 3e9, 7e9, 2e10, 7e10, 4e11, 2e12])
+def test_a_shape_of_any_size_is_near_its_count_and_looks_like_the_papers(parameters):
+    config = shapes.shape_of(parameters)
+    assert count.parameters(config) == pytest.approx(parameters, rel=0.05)
+    assert 50 < config.dim / config.layers < 200
+    assert config.head_dim in (64, 128)
+
+
+def test_more_parameters_are_never_a_smaller_shape():
+    counts = [count.parameters(shapes.shape_of(2e7 * 1.1**power)) for power in range(100)]
+    assert counts == sorted(counts)
+
+
+def test_no_llama_is_smaller_than_a_million():
+    with pytest.raises(ConfigError, match="at least 1M"):
+        shapes.shape_of(1e5)
