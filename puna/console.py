@@ -16,7 +16,7 @@ Progress = Callable[[str, float, float], object]  # a stage, what is done of it,
 
 SHORT_SECONDS = 1.5  # a stage that takes longer gets a bar, which shows itself 0.5 s later
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}  # of counts
-COUNT = re.compile(r"\$?\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,3})?)\s*([kKmMbBtT]?)")
+COUNT = re.compile(r"\$?\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*([kKmMbBtT]?)")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 

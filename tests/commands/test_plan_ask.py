@@ -135,7 +135,7 @@ def test_asking_needs_neither_torch_nor_scipy():
     words = ["plan", "ask", *GOOD]
     code = f"import sys; from puna.cli import main; main({words!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"torch", "scipy", "matplotlib"} & {name for name in done.stdout.split()} == set()
+    assert {"torch", "scipy", "matplotlib"} & set(done.stdout.split()) == set()
 
 
 def test_endless_money_does_not_train_on_more_text_than_there_is(capsys):
