@@ -99,11 +99,11 @@ def rounds(inputs: Sequence[files.File], settings: Settings, context: Context) -
         Task(f"{here}pair", names, _Part(part, parts, count), context.name("pairs", part, ".bin"))
         for part in range(parts)
     ]
-    pairs = tuple(file.path for file in paired)
+    compared = (*names, *(file.path for file in paired))
     verified = yield [
         Task(
             f"{here}verify",
-            (*names, *pairs),
+            compared,
             _Part(number, count, parts, settings),
             context.name("edges", number, ".bin"),
         )
