@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -242,10 +242,18 @@ class _Problem:
             )
         for limit, each in zip(self.limits, self.measured, strict=True):
             values = each * tokens if limit.per_token else each
-            row = _Row(
-                limit.short, limit.label, limit.share(values), values, limit.bound, limit.show
+            rows.append(
+                _Row(
+                    limit.short,
+                    limit.label,
+                    limit.share(values),
+                    values,
+                    limit.bound,
+                    limit.show,
+                    is_least=limit.at_least,
+                    of_tokens=limit.per_token,
+                )
             )
-            rows.append(replace(row, is_least=limit.at_least, of_tokens=limit.per_token))
         return rows
 
     def best(self, law: Law) -> tuple[int, float] | None:
@@ -318,7 +326,7 @@ class _Problem:
         if alone:
             lines = [line for _share, line in sorted(alone)]
             return "\n  - ".join([f"{head}any one of these, relaxed, would do:", *lines])
-        index = int(np.max([row.share for row in rows], axis=0).argmin())
+        index = int(np.max([0 * sizes, *(row.share for row in rows)], axis=0).argmin())
         broken = [row for row in rows if row.share[index] > 1 + ROUNDING]
         lines = [row.said(index, float(sizes[index])) for row in broken]
         lines = lines or ["what could reach it is too large for one node that serves"]

@@ -297,6 +297,12 @@ def test_where_two_limits_conflict_the_nearest_miss_is_told():
     ]
 
 
+def test_a_model_that_nothing_can_serve_is_refused():
+    unserved = replace(MONEY, inference=np.full_like(MONEY.inference, math.inf))
+    with pytest.raises(ConfigError, match="too large for one node that serves"):
+        asked(Goal(loss=2.0), of=unserved)
+
+
 def test_a_loss_below_the_texts_entropy_and_endless_training_are_refused():
     assert "none is below 1.817" in reason(Goal(loss=1.8))[0]
     assert "nothing bounds the training" in reason(Goal())[0]
