@@ -1,6 +1,6 @@
 """Bits per byte on the held-out text against xz, both computed anew; a row in history.jsonl.
 
-    python bench/compression.py demo/run demo/corpus
+    python bench/compression.py demo/run demo/data/corpus
 
 The peer is `xz -9e` primed with the training text (puna/evaluate/baselines.py says how). Nothing is
 taken from an earlier evaluation.json.

@@ -129,10 +129,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     place = Workspace(tmp_path_factory.mktemp("documents"))
     write_texts(place.folder / "my_folder")
     for command in (
-        "puna data add my_folder --out demo/corpus",
-        "puna tokenizer train demo/corpus --out demo/tokenizer --vocabulary-size 320",
-        "puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards",
-        "puna train recipes/demo.toml --shards demo/shards --corpus demo/corpus --out demo/run",
+        "puna data build recipes/data/demo.toml --out demo/data "
+        "--set 'sources.sotu.inputs=[\"my_folder\"]' --set tokenizer.train.vocabulary_size=320",
+        "puna train recipes/demo.toml --shards demo/data --corpus demo/data/corpus --out demo/run",
     ):
         place.run(shortened(command))
     return place

@@ -31,6 +31,7 @@ READ = "read."  # what a source's settings begin with
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 RULES = {
     "documents": "held out: every {every}th document, from number {offset} (counted from 0)",
+    "hash": "held out: about one document in {every}, by its text's hash",
     "tails": "held out: about the last {share:.0%} of each document (too few for every {every}th)",
 }
 
@@ -41,12 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   puna data fetch sotu --out demo/raw               public text and its licence
   puna data fetch wikipedia simple --out raw        a dump, resumed and checked
-  puna data add demo/raw --out demo/corpus          documents, dedup, split
-  puna data add my_folder notes.md --out corpus     your own text
-  puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards
+  puna data add my_folder notes.md --out corpus     your own text: documents, split
+  puna data build corpus --tokenizer my_tokenizer --out shards
   puna data build recipes/data/llama1.toml          public sources, all stages
-  puna data report demo/corpus                      what it holds and lacks
-  puna data look demo/corpus --number 3             read some of it"""
+  puna data report demo/data                        what came of it, as a page
+  puna data look demo/data --number 3               read some of it"""
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
     data_fetch.configure(verbs.add_parser("fetch", help="download a public source"))
     _configure_add(verbs.add_parser("add", help="make a corpus of files and folders"))
@@ -118,7 +118,7 @@ def _configure_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "examples:\n"
-        "  puna data report demo/corpus\n"
+        "  puna data report my_corpus\n"
         "  puna data report corpora/llama1           writes corpora/llama1/report.html\n"
         "  puna data report corpora/llama1 --json    the same numbers"
     )
@@ -140,10 +140,10 @@ def _configure_look(parser: argparse.ArgumentParser) -> None:
         "Control characters are shown as escapes."
     )
     parser.epilog = """examples:
-  puna data look demo/corpus
-  puna data look demo/corpus --split heldout --number 5 --seed 7
-  puna data look demo/corpus --id 1799-Adams-1.txt
-  puna data look demo/shards --id 0
+  puna data look demo/data/corpus
+  puna data look demo/data/corpus --split heldout --number 5 --seed 7
+  puna data look demo/data/corpus --id 1799-Adams-1.txt
+  puna data look demo/data --id 0
   puna data look corpora/mine --split books --number 5"""
     parser.add_argument("folder", type=Path, metavar="CORPUS|SHARDS|FILE", help="what to look into")
     parser.add_argument("--number", type=int, default=3, metavar="N", help="how many to show")

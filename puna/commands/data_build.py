@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
   puna data build recipes/data/llama1.toml --out corpora/llama1
   puna data build my.toml --out corpora/mine --workers 8 --strict
   puna data build my.toml --out s3://bucket/corpus --on ray://head:10001
-  puna data build demo/corpus --tokenizer demo/tokenizer --out demo/shards"""
+  puna data build my_corpus --tokenizer my_tokenizer --out my_shards"""
     parser.add_argument("what", metavar="RECIPE|CORPUS", help="a .toml, or a folder of data add")
     parser.add_argument("--out", metavar="FOLDER", help="folder to write; the recipe's own if none")
     parser.add_argument(
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             "--tokenizer is for a corpus; a recipe names its own",
             hint=f"--set tokenizer.path={arguments.tokenizer}",
         )
+    from puna.data import files
     from puna.data.build.recipe import load
     from puna.data.build.run import build
     from puna.data.build.work import Options
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     out = arguments.out or recipe.out
     if not out:
         raise UsageError(f"{arguments.what} says no folder to write", hint="give --out FOLDER")
+    if recipe.corpus and files.is_url(out):
+        raise UsageError(f"corpus = true writes to a folder of this machine, got {out}")
     options = Options(out, arguments.strict, tuple(arguments.only))
     with _executor(arguments) as executor:
         record = build(recipe, options, executor, console)

@@ -18,7 +18,7 @@ LONGEST_WINDOW = 2048  # the paper's context; attention over 128k tokens would f
 def configure(parser: argparse.ArgumentParser) -> None:
     """The sub-verbs of `puna evaluate`."""
     parser.description = "Measure a model on text it has not seen."
-    parser.epilog = "examples:\n  puna evaluate perplexity demo/run --data demo/corpus"
+    parser.epilog = "examples:\n  puna evaluate perplexity demo/run --data demo/data/corpus"
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
     perplexity = verbs.add_parser("perplexity", help="bits per byte, beside xz and frequencies")
     perplexity.description = (
@@ -28,9 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the held-out part is measured, and a run folder gets the record as evaluation.json."
     )
     perplexity.epilog = """examples:
-  puna evaluate perplexity demo/run --data demo/corpus
+  puna evaluate perplexity demo/run --data demo/data/corpus
   puna evaluate perplexity demo/run --data letters.txt --no-baselines
-  puna evaluate perplexity demo/run --data demo/corpus --which best --documents"""
+  puna evaluate perplexity demo/run --data demo/data/corpus --which best --documents"""
     add_model(perplexity)
     perplexity.add_argument(
         "--data",

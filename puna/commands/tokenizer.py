@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from puna.tokens.tokenizer import Tokenizer
 
 TRAIN_EXAMPLES = """examples:
-  puna tokenizer train demo/corpus --out demo/tokenizer --vocabulary-size 4096
+  puna tokenizer train my_corpus --out my_tokenizer --vocabulary-size 4096
   puna tokenizer train my_texts/ --out my_tokenizer --set tokenizer.split_digits=false"""
 SHOW_EXAMPLES = """examples:
-  puna tokenizer show demo/tokenizer
-  puna tokenizer show demo/tokenizer --text "The state of the Union"
+  puna tokenizer show demo/data
+  puna tokenizer show demo/data --text "The state of the Union"
   puna tokenizer show llama/tokenizer.model --text - < speech.txt
   puna tokenizer show model.gguf --text "<|im_start|>user" --special"""
 

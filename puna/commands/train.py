@@ -12,7 +12,7 @@ from puna.errors import UsageError
 
 EXAMPLES = """examples:
   puna train recipes/demo.toml --data my_folder/          your own text, whole way
-  puna train recipes/demo.toml --shards demo/shards       shards made by `puna data build`
+  puna train recipes/demo.toml --shards demo/data       shards made by `puna data build`
   puna train recipes/demo.toml --data a/ b.jsonl.zst --out runs/mine \\
       --set train.steps=200 --set model.layers=4
 The same command goes on where a stopped run left off.

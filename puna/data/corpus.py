@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from puna import schema
 from puna.console import Console
 from puna.data.dedup.exact import drop_duplicates
 from puna.data.document import Document, DocumentWriter, Dropped, drop_empty, read_documents
-from puna.data.split import SPLITS, Split, cut_tails, split_of
+from puna.data.split import SPLITS, HoldOut, Split, cut_tails, split_of
 from puna.errors import ConfigError, DataError
 from puna.tokens.fingerprint import TextFingerprint
 from puna.whole_folder import is_free, whole_folder
@@ -131,6 +131,38 @@ def build_corpus(
         manifest = _write(documents, folder, config, console)
         manifest["input_fingerprint"] = inputs
         manifest["not_read"] = dict(source.not_read) if source else {}
+        schema.write_json(folder / MANIFEST, KIND, manifest)
+    return open_corpus(out)
+
+
+def write_corpus(
+    documents: Callable[[], Iterable[tuple[Split, Document]]],
+    out: Path,
+    hold_out: HoldOut,
+    input_fingerprint: str,
+) -> Corpus:
+    """Write documents that are split already; kept as it is where it is made of the same.
+
+    Raises DataError when `out` holds anything but a corpus, or the disk is full.
+    """
+    if not is_free(out):
+        _check_is_corpus(out)
+        corpus = open_corpus(out)
+        if corpus.manifest["input_fingerprint"] == input_fingerprint:
+            return corpus
+    with whole_folder(out) as folder:
+        with _DropLog(folder / DROPPED) as dropped, _SplitWriter(folder) as kept:
+            for split, document in documents():
+                kept.add(split, document)
+        manifest = {
+            **kept.facts(),
+            "config": {"heldout_every": hold_out.every, "heldout_offset": hold_out.offset},
+            "heldout_rule": "hash" if hold_out.offset is None else "documents",
+            "dropped": dropped.reasons,
+            "files": {path.name: _file_facts(path) for path in sorted(folder.iterdir())},
+            "input_fingerprint": input_fingerprint,
+            "not_read": {},
+        }
         schema.write_json(folder / MANIFEST, KIND, manifest)
     return open_corpus(out)
 

@@ -1,4 +1,5 @@
-"""What is held out: every 20th document, or where there are too few, the end of each.
+"""What is held out: every 20th document, one in so many by its text's hash, or where there are too
+few, the end of each.
 
 A held-out text is never trained on: its exact equals are gone before the split (dedup), and
 `cut_tails` drops a text that is left equal to a tail.
@@ -6,8 +7,9 @@ A held-out text is never trained on: its exact equals are gone before the split 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from puna.data.dedup.exact import EXACT_DUPLICATE
@@ -20,6 +22,22 @@ EQUALS_HELDOUT = "equals held-out text"
 # From best to worst place to cut a text; a cut is made right after the mark.
 _BOUNDARIES = ("\n", ". ", "。", " ")
 _LEAST_REACH = 40  # characters to look for a boundary in: a short text is cut between words too
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """The rule of a build. By a text's hash equal texts fall on the same side, in any order and on
+    any number of machines; with an `offset` it is `split_of`, for few documents of one order."""
+
+    every: int
+    offset: int | None = None
+
+    def split(self, index: int, text: str) -> Split:
+        """Where a document belongs: its number from 0 in reading order, and its text."""
+        if self.offset is not None:
+            return split_of(index, self.every, self.offset)
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+        return "heldout" if int.from_bytes(digest, "little") % self.every == 0 else "train"
 
 
 def split_of(index: int, heldout_every: int, heldout_offset: int) -> Split:

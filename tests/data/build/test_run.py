@@ -15,14 +15,16 @@ from puna.data.benchmarks import compile_sets
 from puna.data.build import recipe as recipes
 from puna.data.build.executor import Here
 from puna.data.build.run import build
-from puna.data.build.tokens import is_held_out
 from puna.data.build.work import Options
+from puna.data.corpus import open_corpus
 from puna.data.document import Document, read_documents, write_documents
 from puna.data.report import gather, render
+from puna.data.split import HoldOut
 from puna.errors import ConfigError, DataError
 from puna.tokens.mixture import Mixture
 from puna.tokens.shards import ShardSet
 from puna.tokens.tokenizer import Tokenizer
+from puna.tokens.training import TokenizerConfig, train_tokenizer
 
 
 def run(recipe: Path, out: object, *settings: str, **options) -> dict:
@@ -32,6 +34,11 @@ def run(recipe: Path, out: object, *settings: str, **options) -> dict:
 
 def texts_of(shards: ShardSet, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(shards.document(at).tolist()) for at in range(shards.documents)]
+
+
+def held(text: str) -> bool:
+    """Whether the recipe holds a text out."""
+    return HoldOut(10).split(0, text) == "heldout"
 
 
 def test_every_text_of_a_tree_is_in_the_shards_once(recipe, tree, tokenizer_path, tmp_path):
@@ -49,11 +56,10 @@ def test_every_text_of_a_tree_is_in_the_shards_once(recipe, tree, tokenizer_path
     unique = list(dict.fromkeys(lines))
     assert len(unique) == len(lines) - 7
     for name, given in (("lines", unique), ("notes", notes)):
-        kept = [text for text in given if not is_held_out(text, 10)]
+        kept = [text for text in given if not held(text)]
         assert texts_of(mixed.sources[name], tokenizer) == kept
     assert mixed.heldout is not None
-    held = [text for text in [*unique, *notes] if is_held_out(text, 10)]
-    assert texts_of(mixed.heldout, tokenizer) == held
+    assert texts_of(mixed.heldout, tokenizer) == [one for one in [*unique, *notes] if held(one)]
     assert mixed.shares == {"lines": 0.75, "notes": 0.25}
     sizes = {path.stat().st_size for path in mixed.sources["lines"].folder.glob("tokens-*")}
     assert len(sizes) == 2
@@ -260,6 +266,37 @@ def test_a_wrong_word_in_a_recipe_names_the_nearest(recipe, tmp_path, setting, m
     with pytest.raises(ConfigError, match=message):
         run(recipe, tmp_path / "out", setting)
     assert not (tmp_path / "out").exists()
+
+
+def test_documents_held_out_by_number_are_those_of_the_shards_and_of_the_corpus(recipe, tmp_path):
+    """The same texts on both sides, whether read as tokens or as text, in the order of reading."""
+    out = tmp_path / "out"
+    settings = ("corpus=true", "heldout_offset=3", "task_bytes=1")
+    run(recipe, out, *settings)
+    mixed, tokenizer = Mixture.open(out, verify=True), Tokenizer.load(out / "tokenizer.model")
+    corpus = open_corpus(out / "corpus")
+    heldout = [document.text for document in corpus.heldout()]
+    train = [document.text for document in corpus.train()]
+    assert len(heldout) == len([n for n in range(405) if n % 10 == 3])
+    assert len(heldout) + len(train) == 405
+    assert not set(heldout) & set(train) - {""}
+    assert texts_of(mixed.heldout, tokenizer) == heldout
+    of_sources = [texts_of(one, tokenizer) for one in mixed.sources.values()]
+    assert [text for texts in of_sources for text in texts] == train
+    before = (out / "corpus" / "manifest.json").stat().st_mtime_ns
+    run(recipe, out, *settings)
+    assert (out / "corpus" / "manifest.json").stat().st_mtime_ns == before
+    run(recipe, out, "corpus=true")
+    assert open_corpus(out / "corpus").manifest["heldout_rule"] == "hash"
+
+
+def test_a_tokenizer_never_learns_from_what_is_held_out(recipe, tmp_path):
+    settings = ("tokenizer.path=", "tokenizer.train.vocabulary_size=400", "corpus=true")
+    run(recipe, tmp_path / "out", *settings)
+    trained = Tokenizer.load(tmp_path / "out" / "tokenizer.model")
+    texts = (document.text for document in open_corpus(tmp_path / "out" / "corpus").train())
+    alone = train_tokenizer(texts, tmp_path / "alone", TokenizerConfig(400), silent())
+    assert trained.sha256 == alone.sha256
 
 
 def test_inputs_that_are_not_there_are_one_clear_error(recipe, tmp_path):
