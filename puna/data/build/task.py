@@ -20,6 +20,7 @@ from puna.data import files
 from puna.hardware import peak_resident_bytes
 
 REPORT_SUFFIX = ".report.json"
+_SHOWN_INPUTS = 100  # names in a report: a join reads all files, and has as many tasks
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def run_task(task: Task) -> None:
     """
     module, _, name = task.function.partition(":")
     function = cast(TaskFunction, getattr(importlib.import_module(module), name))
-    report: dict[str, Any] = {"function": task.function, "inputs": list(task.inputs)}
+    shown = list(task.inputs[:_SHOWN_INPUTS])
+    report: dict[str, Any] = {"function": task.function, "inputs": shown}
+    report["input_files"] = len(task.inputs)
     began, core_began = time.perf_counter(), time.process_time()
     with files.write_whole(task.output) as output:
         function(task, output, report)
