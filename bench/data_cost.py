@@ -74,8 +74,8 @@ TAIL = """
 The first column pays for words that each tokenizer process sees for the first time. Memory is that
 of {workers} workers and the driver, resident pages summed, shared ones counted more than once; it
 stops growing when the memory of words is full. 8 times is far from 20,000 times: joins then have
-many parts, each a task that reads a slice of every file, and a task's report names its inputs. That
-has not been tried beyond some hundred files.
+many parts, each a task that reads a slice of every file. More than some hundred files have not been
+tried.
 
 ## What is assumed
 
