@@ -4,6 +4,8 @@ import io
 import random
 import sys
 import textwrap
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from pdf_files import assembled, pdf, stream, text_of
@@ -143,6 +145,28 @@ def test_what_unpacks_to_too_much_is_refused_in_bounded_time(monkeypatch):
     cut, document = read(pdf([text_of(["fine"]), busy * 9, busy], form, b"/XObject<</X 4 0 R>>"))
     assert "is cut before page 2: it unpacks to too much" in cut.detail
     assert document.text == "fine"
+
+
+def test_many_pages_of_much_nothing_take_bounded_memory_and_time(tmp_path, monkeypatch):
+    page = 256 << 10
+    for pages in (8, 40):
+        drawings = [b"%d " % number + b" " * page + b"BT ET" for number in range(pages)]
+        (tmp_path / f"{pages}.pdf").write_bytes(pdf(drawings))
+    monkeypatch.setattr(source, "_STREAMS_HELD", 4)
+    small, large = (_peak_bytes(tmp_path / f"{pages}.pdf") for pages in (8, 40))
+    assert large - small < 8 * page
+    monkeypatch.setattr(source, "MOST_CORE_SECONDS", 0)
+    assert "is cut before page 1" in read((tmp_path / "40.pdf").read_bytes())[0].detail
+
+
+def _peak_bytes(path: Path) -> int:
+    """The most that Python held while it read the pages."""
+    tracemalloc.start()
+    with path.open("rb") as file:
+        assert len(source.read_pages(file, "a.pdf")) == int(path.stem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def test_limits_of_pages_letters_and_bytes(monkeypatch):

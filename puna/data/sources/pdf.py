@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 MOST_BYTES = 256 << 20
 MOST_PAGES = 10_000
 MOST_CHARACTERS = 16 << 20
-MOST_OPERATORS = 10_000_000  # some minutes; a book of 1,000 pages has 300,000
-_MOST_STREAM_BYTES = 16 << 20  # of one page's drawing, unpacked
+MOST_OPERATORS = 10_000_000  # two minutes; a book of 1,000 pages has 300,000
+MOST_CORE_SECONDS = 600  # what no other limit stops: a book of 1,000 pages takes 10
+_MOST_STREAM_BYTES = 4 << 20  # of one page's drawing, unpacked
+_MOST_FORMS = 100  # drawn on one page, each as large as a page's own drawing may be
+_STREAMS_HELD = 64  # pages and forms that pypdf keeps unpacked, before it has to forget them
 _NEAR_PAGES = 4
 _EDGE_LINES = 3  # of a page's beginning and of its end that may be headers and footers
 # Of the width, since letters differ. So 89 and 85 % of the paragraphs' ends are found in the GPL as
@@ -58,6 +62,7 @@ def read_pages(file: BinaryIO, name: str) -> list[str | DataError]:
         run_length_maximum_output_length=_MOST_STREAM_BYTES,
         array_based_stream_maximum_output_length=_MOST_STREAM_BYTES,
         page_tree_maximum_entries=MOST_PAGES * 2,
+        xform_maximum_invocations_per_extraction=_MOST_FORMS,
     )
     try:
         with apply_configuration(limits):
@@ -91,7 +96,8 @@ class _Pages:
 
     def __init__(self, reader: PdfReader, name: str) -> None:
         self._reader, self._name = reader, name
-        self._operators = self._characters = 0
+        self._operators = self._characters = self._streams = 0
+        self._ends = time.process_time() + MOST_CORE_SECONDS
 
     def __iter__(self) -> Iterator[str | DataError]:
         name = self._name
@@ -109,15 +115,27 @@ class _Pages:
                 self._characters += len(found)
             except Exception as error:
                 found = DataError(f"{name} page {number} is damaged: {_what(error)}")
-            if self._operators > MOST_OPERATORS or self._characters > MOST_CHARACTERS:
+            if self._is_too_much():
                 yield DataError(f"{name} is cut before page {number}: it unpacks to too much")
                 return
             yield found
+            self._streams += 1
+            if self._streams >= _STREAMS_HELD:
+                self._reader.resolved_objects.clear()
+                self._streams = 0
 
-    def _count(self, *_: object) -> None:
+    def _count(self, operator: bytes, *_: object) -> None:
         self._operators += 1
-        if self._operators > MOST_OPERATORS:
+        self._streams += operator == b"Do"
+        if self._is_too_much():
             raise ValueError("too much work")  # inside of a form pypdf goes on, and stops next
+
+    def _is_too_much(self) -> bool:
+        return (
+            self._operators > MOST_OPERATORS
+            or self._characters > MOST_CHARACTERS
+            or time.process_time() > self._ends
+        )
 
 
 def _what(error: Exception) -> str:
