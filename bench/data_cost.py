@@ -81,7 +81,7 @@ tried.
 
 - Fetched: Common Crawl's WET files, 7.62 TiB a dump (its announcement of February 2019, 2.9 billion
   pages), five of them, unpacked 2.6 times as large (assumed); C4 305 GB (its publisher);
-  Wikipedia 60 GB and arXiv 5.6 TB, most of it figures (their download pages); books as plain text;
+  Wikipedia 60 GB and arXiv 5.6 TB, figures and all (their pages on downloads); books as plain text;
   GitHub: a quarter of what is packed has a licence that counts (assumed), the repository measured
   unpacks 3.2 times; Stack Exchange a fifth of its XML (assumed).
 - Kept: of Common Crawl's characters 30 % after lines (CCNet, between 42 % at 1 shard and 28 % at
@@ -92,6 +92,7 @@ tried.
 - Bytes a token: table 1's own, from 2.8 (arXiv) to 3.95 (C4).
 - Rates are of small real samples on a quiet machine, text that comes out for readers and
   text that goes in for stages. Real dumps have other pages: a rate may be off by a factor of two.
+  `lines`, `exact` and `books` are put together from their parts: keys twice, reading, writing.
 - One input file is one task. Stack Overflow's posts, one file of about 100 GB, take one core
   {stack:.0f} hours whatever the others do; Common Crawl's 320,000 files share well.
 - Training the models of perplexity and the classifier, and the tokenizer, is not counted (minutes
