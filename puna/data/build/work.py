@@ -61,7 +61,7 @@ class Build:
         if lost := [task.output for task in tasks if task.output not in there]:
             raise DataError(
                 f"{len(lost)} tasks are done, but their outputs are not here, such as {lost[0]}",
-                hint="all nodes must reach the folder by the same name: a shared disk, s3://, gs://",
+                hint="all nodes must reach the folder by the same name: a shared disk, s3://",
             )
         for file in there.values():
             self.sizes[file.path] = file.bytes

@@ -37,7 +37,8 @@ class Count:
 class Step:
     """One stage of one source. `dropped` has the reason of most documents first.
 
-    `lines` are those a stage saw and dropped, where it drops lines; `damaged` places of damage.
+    `lines` are those a stage saw and dropped, where it drops lines; `counts` what else it counted;
+    `damaged` places of damage.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Step:
     seconds: float
     examples: dict[str, list[dict[str, Any]]]
     lines: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     damaged: tuple[dict[str, str], ...] = ()
 
     @property
@@ -173,6 +175,7 @@ def _step(source: str, record: Mapping[str, Any], before: Count | None) -> Step:
         seconds=float(record["seconds"]),
         examples=dict(record["examples"]),
         lines={name: int(count) for name, count in record.get("lines", {}).items()},
+        counts={name: int(count) for name, count in record.get("counts", {}).items()},
         damaged=tuple(record.get("damaged", ())),
     )
 

@@ -19,6 +19,7 @@ REASONS = (4, 16)  # of a stage, at least and at most; the others are one row
 REASON_ROWS = 1500  # of a page
 GROUPS = 20  # languages, licences
 PLACES = 100  # of damage
+COUNTS = 60  # of a stage
 COSTS = 24
 RECIPE_CHARACTERS = 100_000
 
@@ -100,7 +101,7 @@ def _stage(step: Step, most: int, is_end: bool, examples: Examples) -> str:
 
     One in the middle that lets everything through as it is has its heading only.
     """
-    if not (is_end or step.dropped or step.cut_bytes or step.lines):
+    if not (is_end or step.dropped or step.cut_bytes or step.lines or step.counts):
         return (
             f'<div class="stage"><h3>{shown(step.stage)} <small>all {step.kept.documents:,} '
             "documents kept</small></h3></div>"
@@ -122,8 +123,21 @@ def _stage(step: Step, most: int, is_end: bool, examples: Examples) -> str:
     heading = f"{step.kept.documents:,} of {step.found.documents:,} documents kept, {share}"
     return (
         f'<div class="stage"><h3>{shown(step.stage)} <small>{heading}</small></h3>'
-        f"{''.join(rows)}{note}</div>"
+        f"{''.join(rows)}{note}{_counted(step)}</div>"
     )
+
+
+def _counted(step: Step) -> str:
+    """What a stage counted beside documents kept and dropped: a bar for each name."""
+    most = max(step.counts.values(), default=0)
+    rows = [
+        f'<div class="reason"><b>{shown(name, 60)}</b>{_meter(count, most, "counted")}'
+        f"<span>{count:,}</span></div>"
+        for name, count in list(step.counts.items())[:COUNTS]
+    ]
+    if others := list(step.counts.values())[COUNTS:]:
+        rows.append(f'<p class="soft">{len(others):,} other counts, {sum(others):,}</p>')
+    return f'<p class="soft">counted</p>{"".join(rows)}' if rows else ""
 
 
 def _reason(step: Step, name: str, count: Count, most: int, examples: Examples) -> str:

@@ -17,9 +17,11 @@ from puna.data.sources.xml_dump import Damage, Dump, parse
 # What cannot be in an address, or ends one in wikitext: spaces, brackets, quotes, a template's bar.
 _ADDRESS = re.compile(r"(?:https?://|(?<=\[)//)[^\s|<>\[\]{}\"]+", re.I)
 _PARTS = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/@?#]*@)?(?:www\.)?([^/?#:]+)(?::(?:80|443)(?!\d))?([^?#]*)([^#]*)",
+    r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/@?#]*@)?(?:www\.)?"
+    r"([^/?#:]+)(?::(?:80|443)(?!\d))?([^?#]*)([^#]*)",
     re.I,
 )
+_ARCHIVE = re.compile(r"https?://web\.archive\.org/web/\w+/(?=https?:)", re.I)
 _LONGEST = 2000  # characters; longer ones are no pages of text
 
 
@@ -37,10 +39,14 @@ def references(file: BinaryIO, part: range | None = None) -> Iterator[str]:
 
 
 def addresses_in(wikitext: str) -> Iterator[str]:
-    """The addresses in a wikitext, without the punctuation of the sentence around them."""
+    """The addresses in a wikitext, without the punctuation of the sentence around them.
+
+    A copy at web.archive.org stands for the page that it is of.
+    """
     for found in _ADDRESS.findall(wikitext):
         address = html.unescape(found.partition("''")[0]).rstrip(".,;:!?'")
-        if address.endswith(")") and "(" not in address:
+        address = _ARCHIVE.sub("", address)
+        if address.endswith(")") and address.count(")") > address.count("("):
             address = address[:-1]
         if one := normalised(address):
             yield one
