@@ -1,11 +1,12 @@
 """The most memory that training holds, measured in processes of their own, beside the plan's.
 
-    python bench/memory_plan.py                            every shape under every policy, 10 minutes
+    python bench/memory_plan.py                    every shape under every policy, 10 minutes
     python bench/memory_plan.py --shape long --policy full
 
-Each case is `puna.train.pretrain` itself: three steps, a validation, the last checkpoint. What counts
-is the process' peak resident size less what it held before the model was built (on a GPU torch's peak
-allocation). A case is a row of history.jsonl; tests/plan/test_memory.py holds the plan to the rows.
+Each case is `puna.train.pretrain` itself: three steps, a validation, the last checkpoint. What
+counts is the process' peak resident size less what it held before the model was built (on a GPU
+torch's peak allocation). A case is a row of history.jsonl; tests/plan/test_memory.py holds the
+plan to the rows.
 """
 
 from __future__ import annotations

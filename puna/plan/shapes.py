@@ -16,7 +16,7 @@ LAYER_DIM = 120  # dim / layers of the paper's sizes: 128, 128, 111, 102
 
 
 def _published(
-    dim: int, layers: int, hidden_dim: int, kv_heads: int, vocabulary_size: int, context_length: int
+    dim: int, layers: int, hidden_dim: int, kv_heads: int, *, pieces: int, context: int
 ) -> ModelConfig:
     return ModelConfig(
         dim=dim,
@@ -24,8 +24,8 @@ def _published(
         heads=dim // HEAD_DIM,
         kv_heads=kv_heads,
         hidden_dim=hidden_dim,
-        vocabulary_size=vocabulary_size,
-        context_length=context_length,
+        vocabulary_size=pieces,
+        context_length=context,
     )
 
 
@@ -51,13 +51,13 @@ PUBLISHED: dict[str, ModelConfig] = {
         vocabulary_size=32000,
         context_length=2048,
     ),
-    "Llama2-7B": _published(4096, 32, 11008, 32, 32000, 4096),
-    "Llama2-13B": _published(5120, 40, 13824, 40, 32000, 4096),
-    "Llama2-70B": _published(8192, 80, 28672, 8, 32000, 4096),
-    "Llama3-8B": _published(4096, 32, 14336, 8, 128256, 8192),
-    "Llama3-70B": _published(8192, 80, 28672, 8, 128256, 8192),
+    "Llama2-7B": _published(4096, 32, 11008, 32, pieces=32000, context=4096),
+    "Llama2-13B": _published(5120, 40, 13824, 40, pieces=32000, context=4096),
+    "Llama2-70B": _published(8192, 80, 28672, 8, pieces=32000, context=4096),
+    "Llama3-8B": _published(4096, 32, 14336, 8, pieces=128256, context=8192),
+    "Llama3-70B": _published(8192, 80, 28672, 8, pieces=128256, context=8192),
     "Llama3.1-405B": replace(
-        _published(16384, 126, 53248, 8, 128256, 131072), rope_scaling=_STRETCHED
+        _published(16384, 126, 53248, 8, pieces=128256, context=131072), rope_scaling=_STRETCHED
     ),
 }
 
