@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.plan.candidates import Load, Money
+    from puna.plan.devices import Device
     from puna.plan.law import Law
     from puna.plan.limits import Home, Limit
     from puna.plan.question import Goal
@@ -157,7 +158,6 @@ def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
 
 def _asked(arguments: argparse.Namespace) -> Asked:
     """Read every argument. Raises UsageError for those that contradict each other."""
-    from puna.commands import plan_devices
     from puna.plan.candidates import Money, Serving, Training
     from puna.plan.known import known
     from puna.plan.question import Goal
@@ -177,8 +177,8 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         )
     model = known(wanted) if wanted else None
     goal = Goal(_amount(arguments, "loss"), model, _amount(arguments, "budget"))
-    devices, device = plan_devices.find(arguments.devices)
-    served = device if arguments.serve_on is None else plan_devices.find(arguments.serve_on)[1]
+    devices, device = _found(arguments.devices)
+    served = device if arguments.serve_on is None else _found(arguments.serve_on)[1]
     price, served_price = (_amount(arguments, n) for n in ("usd_per_hour", "serve_usd_per_hour"))
     if served_price is None and arguments.serve_on is None:
         served_price = price
@@ -257,15 +257,23 @@ def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
 
 def _home(name: str, kind: str) -> Home:
     """The device of `--on`, or an amount of memory in GB or GiB."""
-    from puna.commands import plan_devices
     from puna.plan.limits import Home
 
     amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", name, re.IGNORECASE)
     if amount and float(amount[1]) > 0:
         unit = 1e9 if amount[2].lower() == "gb" else 2**30
         return Home(name, float(amount[1]) * unit, None, kind)
-    _devices, device = plan_devices.find(name)
+    _number, device = _found(name)
     return Home(device.name, device.usable_bytes, device, kind)
+
+
+def _found(text: str) -> tuple[int, Device]:
+    """The count and the device of such a text; this machine by no longer name."""
+    from puna.commands import plan_devices
+
+    number, device = plan_devices.find(text)
+    is_here = text.lower() in plan_devices.HERE
+    return number, replace(device, name="this machine") if is_here else device
 
 
 def _seconds(text: str) -> float:

@@ -126,7 +126,7 @@ def test_this_machine_is_a_device_too(capsys, monkeypatch):
     words = ("--as-good-as", "1B@20B", "--inference-tokens", "1B", "--on", "this")
     found = record(capsys, *words, "--tokens-per-second", "20")
     fits, speed, *_others = found["kept"]
-    assert "in the memory of" in fits["label"]
+    assert fits["label"] == "in the memory of this machine (Q4_0)"
     assert "tokens a second" in speed["label"]
     assert speed["share"] <= 1
 
