@@ -200,7 +200,8 @@ def decode_tokens_per_second(
     """Tokens a second of all `batch` sequences together, each with `context` positions before it.
 
     A step reads the weights once and every sequence's keys and values, and multiplies its rows:
-    the two are added, as measured on CPUs with 1 and 16 rows; a GPU may hide part of one.
+    the two are added, as measured on CPUs with 1 and 16 rows; a GPU may hide part of one. Of
+    several `devices` each has its share of both, and nothing is waited for.
     """
     read = memory.read_bytes(config, kind) + memory.kv_bytes(config, context, batch, kv)
     reading = read / (device.read_bytes_per_second * device.read)

@@ -159,6 +159,20 @@ def test_h100s_share_in_the_table_is_that_of_the_measured_7b():
     assert H100.training == pytest.approx(speed.fitted_share(sevens), abs=0.005)
 
 
+def test_our_trainer_on_a_cpu_is_predicted_from_its_probed_matmul_within_15_percent():
+    """The newest row of bench/train.py's 110M: compiled, under `narrow`, beside its own probe."""
+    lines = (ROOT / "bench" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["bench"] == "train"]
+    row = [one for one in rows if one["shape"] == "110M"][-1]
+    rates = {"fp32": 2e11, "bf16": row["matmul_tflops"]["median"] * 1e12}
+    machine = devices.this_machine(31e9, rates, "bench/history.jsonl")
+    run = TrainingRun(
+        named("110M"), machine, batch_tokens=4096, micro_batch=4, checkpointing="narrow"
+    )
+    measured = row["results"]["puna"]["seconds"]["median"]
+    assert speed.training_step(run).seconds == pytest.approx(measured, rel=0.15)
+
+
 # Communication: identities of the papers that the formulas come from.
 
 
