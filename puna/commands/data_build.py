@@ -135,7 +135,7 @@ def _mixture_table(record: Mapping[str, Any]) -> str:
         if mixture["tokens"]:
             row.append(f"{mixed['epochs']:.2f}")
         rows.append(row)
-    heading = ["source", "documents", "kept", "tokens", "share"]
+    heading = ["source", "documents", "to train on", "tokens", "share"]
     return table([*heading, "epochs"] if mixture["tokens"] else heading, rows)
 
 
