@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from puna import hardware
-from puna.errors import MachineError
+from puna.errors import MachineError, UsageError
 from puna.plan import devices
 from puna.plan.devices import Device
 
@@ -22,12 +22,17 @@ DRIVERS = (
 def find(text: str) -> tuple[int, Device]:
     """The count and the device of `8xA100-80GB`; `this` is the machine that we are on, measured.
 
-    Probing takes about three seconds. Raises UsageError for an unknown name, MachineError for a
-    GPU here that the table does not have.
+    Probing takes about three seconds. Raises UsageError for an unknown name and for several of
+    this machine, MachineError for a GPU here that the table does not have.
     """
     count, name = devices.fleet(text)
     if name.lower() not in HERE:
         return count, devices.device(name)
+    if count > 1:
+        raise UsageError(
+            f"--devices {text}: there is one machine here, and nobody knows what links several",
+            hint="name devices of the table, such as 8xA100-80GB",
+        )
     if name.lower() != "cpu" and hardware.has_package("torch"):
         found = hardware.choose_device()
         if found.kind == "cuda":
