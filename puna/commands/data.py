@@ -98,6 +98,11 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out and count what cannot be read"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="of a public source, whose damaged items are left out and counted: stop at the first",
+    )
     parser.add_argument("--replace", action="store_true", help="rebuild the corpus in --out")
     parser.add_argument(
         "--set",
@@ -193,23 +198,28 @@ def _source_text(arguments: argparse.Namespace) -> SourceText | None:
     if name not in stages.SOURCES or not paths or Path(name).exists():
         if settings:
             raise UsageError(f"--set {READ}...: settings of a public source, and none is named")
+        if arguments.strict:
+            raise UsageError(
+                "--strict is for a public source; your own text stops at the first damaged item",
+                hint="--skip-bad leaves it out",
+            )
         return None
     if arguments.source or arguments.licence:
         raise UsageError("--source and --licence are for files of your own")
     table = recipes.overridden({}, settings)
     source = stages.source(name, table, "--set read")
-    return SourceText(source, paths, skip_bad=arguments.skip_bad)
+    return SourceText(source, paths, is_strict=arguments.strict)
 
 
 def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
     """What the owner of the text should know before training on it."""
-    from puna.data.document import UNKNOWN_LICENCE
+    from puna.data.document import DAMAGED, UNKNOWN_LICENCE
     from puna.data.sources.own import UNREADABLE
 
     for reason, facts in corpus.manifest["dropped"].items():
-        if reason == UNREADABLE:
-            lines = [f"left out {facts['documents']:,} unreadable files or lines, the first being"]
-            lines += [f"  {item.detail}" for item in _first_dropped(corpus, UNREADABLE)]
+        if reason in (UNREADABLE, DAMAGED):
+            lines = [f"left out {facts['documents']:,} {reason} files or lines, the first being"]
+            lines += [f"  {item.detail}" for item in _first_dropped(corpus, reason)]
             console.warn("\n".join(lines))
         else:
             console.say(f"dropped {facts['documents']:,}: {reason}")

@@ -99,10 +99,16 @@ def test_add_takes_a_public_source_from_anywhere(built, tmp_path, capsys):
     assert "did you mean source?" in capsys.readouterr().err
 
 
-def test_add_stops_at_what_is_damaged_unless_told_to_skip_it(built, tmp_path, capsys):
-    (tmp_path / "a.jsonl").write_text('{"text": "one line"}\n{"text": "cut\n' + '{"text": "b"}\n')
+def test_add_counts_what_is_damaged_with_its_place_unless_it_is_strict(tmp_path, capsys):
+    lines = [json.dumps({"text": f"line {number} of many. " * 9}) for number in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join([lines[0], '{"text": "cut', *lines[1:]]))
     words = ["data", "add", "own", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "corpus")]
-    assert cli.main(words) == 1
+    assert cli.main([*words, "--strict"]) == 1
     assert "a.jsonl is damaged: a.jsonl line 2 is not JSON" in capsys.readouterr().err
-    assert cli.main([*words, "--skip-bad", "--json"]) == 1
-    assert "too little text" in capsys.readouterr().err
+    assert not (tmp_path / "corpus").exists()
+    assert cli.main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["dropped"]["damaged"]["documents"] == 1
+    assert "left out 1 damaged files or lines, the first being\n  a.jsonl line 2" in said.err
+    assert cli.main(["data", "add", str(tmp_path / "a.jsonl"), "--out", "x", "--strict"]) == 2
+    assert "--strict is for a public source" in capsys.readouterr().err

@@ -18,11 +18,11 @@ from puna.errors import DataError
 class SourceText:
     """The documents of input files here or at URLs, in the order of their names.
 
-    With `skip_bad` what is damaged comes as `Dropped` instead of an error. `not_read` counts files
+    What is damaged comes as `Dropped`, or where it `is_strict` as an error. `not_read` counts files
     whose names the source does not read. Raises DataError when there is nothing to read.
     """
 
-    def __init__(self, source: Stage, paths: Sequence[str], *, skip_bad: bool = False) -> None:
+    def __init__(self, source: Stage, paths: Sequence[str], *, is_strict: bool = False) -> None:
         suffixes = stages.suffixes_of(source)
         found = files.find_all(paths)
         self.files = {name: file for name, file in found.items() if name.lower().endswith(suffixes)}
@@ -32,7 +32,7 @@ class SourceText:
                 hint=f"names end in {', '.join(suffixes)}",
             )
         self.source = source
-        self.skip_bad = skip_bad
+        self.is_strict = is_strict
         self.not_read: Counter[str] = Counter()
         if others := len(found) - len(self.files):
             self.not_read["other kinds"] = others
@@ -43,16 +43,16 @@ class SourceText:
         """One hash over the files' names, sizes and times, the source's settings and code."""
         facts = [[name, file.bytes, file.version] for name, file in self.files.items()]
         needed = [[file.path, file.version] for file in stages.needed_files(self.source)]
-        return digest_of(code_version(), facts, self.source, needed, self.skip_bad)
+        return digest_of(code_version(), facts, self.source, needed, self.is_strict)
 
     def __iter__(self) -> Iterator[Document | Dropped]:
         self.bytes_read = 0
         for name, file in self.files.items():
             for item in items(self.source, file.path, name):
-                if isinstance(item, Dropped) and item.reason == DAMAGED and not self.skip_bad:
+                if isinstance(item, Dropped) and item.reason == DAMAGED and self.is_strict:
                     raise DataError(
                         f"{file.path}: {item.id} is damaged: {item.detail}",
-                        hint="--skip-bad leaves it out and counts it",
+                        hint="without --strict it is counted and left out",
                     )
                 yield item
             self.bytes_read += file.bytes
