@@ -94,6 +94,11 @@ def _source_record(state: Build, name: str, ready: Sequence[files.File]) -> Reco
         "languages": {},
         "licences": {},
         "core_seconds": round(sum(one["core_seconds"] for one in reports.values()), 2),
+        "models": {
+            output.removeprefix(state.work): one["model"]
+            for output, one in reports.items()
+            if "model" in one
+        },
         "work_bytes": sum(one["output_bytes"] for one in reports.values()),
         "peak_bytes": max((one["peak_bytes"] for one in reports.values()), default=0),
     }

@@ -107,16 +107,16 @@ def test_the_mixture_is_table_1_s_and_a_model_can_read_it(built):
 
 
 def test_models_are_as_good_as_those_made_by_hand_and_say_what_they_are_of(built):
-    out, _ = built
+    out, record = built
     (folder,) = (out / "work" / "commoncrawl").glob("model-perplexity-*")
     facts = json.loads((folder / "en" / "model.json").read_text())
     assert (facts["sample_documents"], facts["is_all_text"]) == (PAGES, True)
     model = perplexity.load(str(folder / "en"))
     articles = last_texts(out, "wikipedia/00-read-*/*.zst")
     assert max(model.perplexities(articles)) < facts["head_below"]
-    (classifier,) = (out / "work" / "commoncrawl").glob("model-classifier-*")
-    report = json.loads((classifier / "model-00000.npz.report.json").read_text())
-    assert report["model"] == {"positive": REFERENCES, "negative": 12}
+    lm, classifier = record["sources"]["commoncrawl"]["models"].values()
+    assert lm == facts
+    assert classifier == {"positive": REFERENCES, "negative": 12}
 
 
 def test_a_rerun_does_nothing_and_processes_give_the_same_bytes(built, raw, tmp_path):
