@@ -55,6 +55,17 @@ def test_only_articles_count_and_damage_is_passed_over():
         assert list(references(io.BytesIO(data))) == ["a.org", "c.org", "c.org"]
 
 
+def test_the_parts_of_a_dump_refer_to_what_the_dump_does():
+    texts = [f"<text>http://a{number}.org</text>" for number in range(9)]
+    pages = [f"<page><ns>0</ns><revision>{text}</revision></page>\n" for text in texts]
+    data = b"".join(bz2.compress(one.encode()) for one in ["<mediawiki>\n", *pages])
+    size = len(data) // 4 + 1
+    parts = [range(begin, min(begin + size, len(data))) for begin in range(0, len(data), size)]
+    found = [list(references(io.BytesIO(data), part)) for part in parts]
+    assert len(found) == 4
+    assert [one for part in found for one in part] == [f"a{n}.org" for n in range(9)]
+
+
 @needs_samples
 def test_a_real_dump():
     """Counts and addresses after reading the list: all are of sites outside Wikipedia."""

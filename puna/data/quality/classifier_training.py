@@ -1,7 +1,7 @@
 """Makes the classifier that `classifier` uses, in a build: of pages that Wikipedia refers to.
 
   references  the addresses that one dump of Wikipedia refers to, one a line
-  join        their hashes, sorted: 8 bytes an address in memory, some 400 MB of the English dump
+  join        their hashes, sorted: 8 bytes an address, in memory three times that
   sample      of each file of pages, some whose address is among them, and some of the others
   learn       the model of an equal number of both, as RedPajama's
 Of each kind the pages with the smallest hashes of their ids are taken: at most `pages` of all, and
