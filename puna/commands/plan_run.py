@@ -275,6 +275,8 @@ def _others(found: Found) -> str:
     head = "other ways" if found.chosen.fits else "what would make it fit"
     if not any(one.fits for _name, one in found.others) and not found.chosen.fits:
         head = "nothing makes it fit; smallest first"
+    if not rows:
+        return "nothing that was tried makes it smaller, nor do 1,024 times the devices"
     return table([head, "memory", "", "time"], rows)
 
 

@@ -84,7 +84,8 @@ def best(wish: Wish) -> Option:
 def alternatives(wish: Wish, chosen: Option) -> list[tuple[str, Option]]:
     """Other ways, each one change away or the best of a kind, those that fit and are fast first.
 
-    What the wish fixes is let go here, too: the names say what is changed.
+    What the wish fixes is let go here, too: the names say what is changed. Where the chosen way
+    does not fit, only ways that take less memory.
     """
     run, layout = chosen.run, chosen.run.layout
     found: dict[TrainingRun, str] = {}
@@ -112,6 +113,8 @@ def alternatives(wish: Wish, chosen: Option) -> list[tuple[str, Option]]:
         found[larger] = f"{larger.layout.devices} of them: {_shown(larger)}"
     found.pop(run, None)
     listed = [(name, option(one)) for one, name in found.items()]
+    if not chosen.fits:
+        listed = [(name, one) for name, one in listed if one.memory.total < chosen.memory.total]
     return sorted(listed, key=lambda entry: entry[1]._rank)
 
 
@@ -134,7 +137,8 @@ def _shown(run: TrainingRun) -> str:
         f"{name} {ways}" for name in ("tensor", "pipeline") if (ways := getattr(layout, name)) > 1
     ]
     zero = [f"ZeRO {layout.zero}"] if layout.zero else []
-    return ", ".join([*ways, *zero, run.checkpointing, f"micro-batch {run.micro_batch}"])
+    sequences = [f"micro-batch {run.micro_batch}"] if run.micro_batch > 1 else []
+    return ", ".join([*ways, *zero, run.checkpointing, *sequences])
 
 
 def _divides(run: TrainingRun, sequences: int) -> bool:
