@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puna.commands import plan_ask, plan_fit, plan_sweep
+from puna.commands import plan_ask, plan_fit, plan_report, plan_sweep
 from puna.console import Console
 
 
@@ -18,11 +18,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="VERB", required=True)
     plan_ask.configure(verbs.add_parser("ask", help="which model to train, if it is also to run"))
     plan_fit.configure(verbs.add_parser("fit", help="the scaling law of runs that are done"))
+    plan_report.configure(verbs.add_parser("report", help="the plan as a page with sliders"))
     plan_sweep.configure(verbs.add_parser("sweep", help="train small models, find their law"))
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do one sub-verb. Raises what it says."""
-    actions = {"ask": plan_ask.run, "fit": plan_fit.run, "sweep": plan_sweep.run}
+    actions = {
+        "ask": plan_ask.run,
+        "fit": plan_fit.run,
+        "report": plan_report.run,
+        "sweep": plan_sweep.run,
+    }
     actions[arguments.action](arguments, console)
     return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from puna.plan.devices import Device
     from puna.plan.law import Law
     from puna.plan.limits import Home, Limit
-    from puna.plan.question import Goal
+    from puna.plan.question import Question
 
 KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 WHICH_MODEL = (
@@ -42,10 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "devices: training and reading at shares of their peak, writing at that of their memory.\n"
         "With --model: whether one that is chosen already fits, how long it takes, what it costs."
     )
-    _goal(parser.add_argument_group("what is wanted (one of the first three, or a bound)"))
-    _use(parser.add_argument_group("how much it will be used"))
-    _devices(parser.add_argument_group("who trains and serves"))
-    _limits(parser.add_argument_group("what it must keep to"))
+    add_question_arguments(parser)
     plan_run.add_run_arguments(parser)
     parser.epilog = """examples:
   puna plan ask --as-good-as llama-13b --inference-tokens 2T
@@ -54,6 +51,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
       --first-token 200ms --tokens-per-second 20
   puna plan ask --training-budget 300 --devices 8xH100-SXM --law law.json
   puna plan ask --model 7B --devices 8xA100-80GB"""
+
+
+def add_question_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that says what is wanted, with what, for what use and within which limits."""
+    _goal(parser.add_argument_group("what is wanted (one of the first three, or a bound)"))
+    _use(parser.add_argument_group("how much it will be used"))
+    _devices(parser.add_argument_group("who trains and serves"))
+    _limits(parser.add_argument_group("what it must keep to"))
 
 
 def _goal(group: argparse._ArgumentGroup) -> None:
@@ -118,10 +123,13 @@ def _limits(group: argparse._ArgumentGroup) -> None:
 class Asked:
     """The arguments as the planner takes them."""
 
-    law: Law
-    goal: Goal
+    question: Question
     money: Money
-    limits: tuple[Limit, ...]
+
+    @property
+    def law(self) -> Law:
+        """The one that the question goes by."""
+        return self.question.law
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -137,13 +145,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if chosen:
         raise UsageError(f"{chosen} is of a model that is chosen already: --model names it")
     from puna.commands import plan_answer
-    from puna.plan import candidates, question
+    from puna.plan import question
 
-    asked = _asked(arguments)
-    tokens = asked.money.load.tokens
-    shapes = candidates.family(_vocabulary(arguments.vocabulary))
-    choices = candidates.choices(asked.money, asked.law.counts, shapes)
-    found = question.answer(question.Question(asked.law, asked.goal, choices, tokens, asked.limits))
+    asked = read(arguments)
+    found = question.answer(asked.question)
     for warning in found.warnings:
         console.warn(warning)
     console.result(plan_answer.record(asked, found), plan_answer.text(asked, found))
@@ -156,11 +161,12 @@ def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
     return next((f"--{name.replace('_', '-')}" for name in given), None)
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
+def read(arguments: argparse.Namespace) -> Asked:
     """Read every argument. Raises UsageError for those that contradict each other."""
+    from puna.plan import candidates
     from puna.plan.candidates import Money, Serving, Training
     from puna.plan.known import known
-    from puna.plan.question import Goal
+    from puna.plan.question import Goal, Question
 
     if _given(arguments, WHICH_MODEL) is None:
         raise UsageError(
@@ -190,7 +196,10 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         _needed(arguments, "serve_busy", most=1),
     )
     money = Money(Training(device, devices, price), serving, _load(arguments))
-    return Asked(law, goal, money, _all_limits(arguments, money))
+    limits = _all_limits(arguments, money)
+    shapes = candidates.family(_vocabulary(arguments.vocabulary))
+    choices = candidates.choices(money, law.counts, shapes)
+    return Asked(Question(law, goal, choices, money.load.tokens, limits), money)
 
 
 def _law(name: str) -> Law:
