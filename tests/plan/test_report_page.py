@@ -131,7 +131,12 @@ def test_the_keyboard_moves_a_slider_and_the_page_follows(browser: Any, tmp_path
 
 def test_a_phone_shows_all_of_it_without_scrolling_aside(browser: Any, tmp_path: Path) -> None:
     page = opened(browser, THIRTEEN.facts(), tmp_path, **PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["viewport"]["width"]
+    for key in (None, "Home", "End"):
+        if key:
+            page.focus("#loss")
+            page.keyboard.press(key)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["viewport"]["width"], key
 
 
 def test_without_a_script_the_answer_stands_there(browser: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ TIMES = 8.0  # the chart of costs shows sizes from an eighth of the plan's to ei
 DEAREST = 3.0  # and costs up to so many times the plan's
 MOST_FLOPS = 1e27
 MOST_LABELS = 7
+FEW_POWERS = 3  # of ten on an axis: then 2 and 5 times them are shown too
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Axis:
         if self.is_log:
             low, high = math.log10(self.low), math.log10(self.high)
             powers = range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
+            if len(powers) < FEW_POWERS:
+                marks = [one * 10.0**power for power in range(powers.start - 1, powers.stop)
+                         for one in (1, 2, 5)]  # fmt: skip
+                shown = [mark for mark in marks if self.low <= mark <= self.high]
+                return [(mark, human_count(mark)) for mark in shown]
             each = 1 + (len(powers) - 1) // MOST_LABELS
             return [(10.0**power, _power(power)) for power in powers if power % each == 0]
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))

@@ -75,9 +75,9 @@ def gather(
     Raises SchemaError for a `sweep` that is not the sweep.json of `puna plan sweep`.
     """
     swept = None if sweep is None else read_sweep(sweep)
-    behind = runs.chinchilla() if question.law == PUBLISHED.get(question.law.name) else None
-    if question.law.name == "epoch":
-        behind = runs.chinchilla()
+    published = PUBLISHED.get(question.law.name)
+    is_chinchillas = published is not None and published.record() == question.law.record()
+    behind = runs.chinchilla() if is_chinchillas else None
     chosen = {*range(0, len(question.choices.configs), LAID_STEP)}
     chosen |= {
         question.choices.nearest(plan.parameters) for plan in (answer.plan, answer.chinchilla)

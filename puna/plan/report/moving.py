@@ -36,11 +36,13 @@ def moving(facts: PlanFacts) -> dict[str, Any]:
     used = facts.question.inference_tokens
     use = choices.inference * used if used else 0 * choices.training
     bars, words = _memory(facts)
+    costs = _costs(facts, training, use)
     return {
         "said": {**_said(facts), **words},
-        "curves": {**_map(facts, tokens, training + use), **_costs(facts, training, use)},
+        "curves": {**_map(facts, tokens, training + use), **costs},
         "dots": {
             **_dots(facts, tokens),
+            **_labels(costs),
             "cost-chinchilla": _at(
                 facts.frames.times, other.parameters / plan.parameters,
                 facts.frames.cost, other.total_usd / plan.total_usd,
@@ -57,10 +59,11 @@ def _said(facts: PlanFacts) -> dict[str, str]:
         "loss": f"{plan.loss:.3f}",
         "shape": f"{plan.config.layers} layers of {plan.config.dim}",
         "per-parameter": human_count(plan.tokens / plan.parameters),
-        "days": human_count(facts.days(plan.config, plan.tokens)),
+        "days": _took(facts.days(plan.config, plan.tokens)),
         "used": human_count(used),
         "million": _million(plan.inference_usd, used),
         "even": _even(facts),
+        "beyond": _beyond(facts),
     }
     plans = {
         "plan": plan,
@@ -101,6 +104,10 @@ def _million(usd: float, used: float) -> str:
     return f"${human_count(1e6 * usd / used)}" if used else "-"
 
 
+def _took(days: float) -> str:
+    return f"{human_count(days)} days" if days >= 1 else f"{human_count(24 * days)} hours"
+
+
 def _even(facts: PlanFacts) -> str:
     even = facts.answer.break_even_tokens
     if facts.answer.plan == facts.answer.chinchilla:
@@ -108,6 +115,16 @@ def _even(facts: PlanFacts) -> str:
     if even is None:
         return "Chinchilla's plan costs less however much it is used, or cannot be served."
     return f"It costs less than Chinchilla's from {human_count(even)} tokens of use on."
+
+
+def _beyond(facts: PlanFacts) -> str:
+    plan, span = facts.answer.plan, facts.question.law.fitted
+    if span is None:
+        return "Which runs the law was fitted to is not known."
+    found = span.outside(plan.parameters, plan.tokens)
+    if not found:
+        return "The plan lies within the runs behind the law."
+    return f"The plan lies beyond the runs behind the law: {', '.join(found)}."
 
 
 # The map
@@ -189,6 +206,21 @@ def _costs(facts: PlanFacts, training: FloatArray, use: FloatArray) -> dict[str,
     return {
         f"cost-{name}": curve(frames.times, times, frames.cost, usd / plan.total_usd)
         for name, usd in (("total", training + use), ("training", training), ("use", use))
+    }
+
+
+def _labels(costs: dict[str, list[Point]]) -> dict[str, Point | None]:
+    """Where each curve of costs is named: the total where it leaves on the right, training near
+    its right end, use at its left one."""
+    seen = {
+        name: [point for point in points if 0 <= point[0] <= 1000 and 0 <= point[1] <= 1000]
+        for name, points in costs.items()
+    }
+    total, training, use = (seen[f"cost-{name}"] for name in ("total", "training", "use"))
+    return {
+        "label-total": total[-1] if total else None,
+        "label-training": training[-1] if training else None,
+        "label-use": use[0] if use else None,
     }
 
 

@@ -106,7 +106,7 @@ function interval(values) {
 
 // Words, as puna.console writes them
 
-const short = (value) => String(Number(value.toPrecision(3)));
+const short = (value, digits = 3) => String(Number(value.toPrecision(digits)));
 
 function count(value) {
   for (const [suffix, limit] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["k", 1e3]]) {
@@ -118,6 +118,8 @@ function count(value) {
 }
 
 const usd = (value) => "$" + count(value);
+
+const took = (days) => (days >= 1 ? `${count(days)} days` : `${count(24 * days)} hours`);
 
 function row(plan) {
   if (!plan) return { size: "-", tokens: "-", training: "-", use: "-", total: "-" };
@@ -134,14 +136,29 @@ function span(key, bounds) {
   return low === high ? low : `${low} to ${high}`;
 }
 
+function beyond(plan) {
+  if (!data.span) return "Which runs the law was fitted to is not known.";
+  const values = [plan.size, plan.tokens, plan.tokens / plan.size];
+  const found = ["parameters", "tokens", "tokens a parameter"].flatMap((what, i) => {
+    const value = values[i], [low, high] = data.span[i];
+    if (value > high * 1.01)
+      return [`${short(value / high)} times the most ${what} (${count(high)})`];
+    if (value >= low / 1.01) return [];
+    return [`${short(value / low, 2)} of the fewest ${what} (${count(low)})`];
+  });
+  return found.length ? `The plan lies beyond the runs behind the law: ${found.join(", ")}.`
+    : "The plan lies within the runs behind the law.";
+}
+
 function said({ asks, plan, loss, chinchilla, half, twice, even, band }) {
   const [layers, dim] = data.shapes[plan.index];
   const words = {
     loss: loss.toFixed(3),
     shape: `${layers} layers of ${dim}`,
     "per-parameter": count(plan.tokens / plan.size),
-    days: count(data.days[plan.index] * plan.tokens * asked.share / asks.share),
+    days: took(data.days[plan.index] * plan.tokens * asked.share / asks.share),
     used: count(asks.used),
+    beyond: beyond(plan),
     million: asks.used ? usd(1e6 * plan.use / asks.used) : "-",
     even: plan === chinchilla ? "It is Chinchilla's plan."
       : even === null
@@ -209,7 +226,17 @@ function dots({ asks, plan, loss, tokens, training, chinchilla, band }) {
     const i = least(training.map((one, i) => one + asks.inference[i] * used));
     found[`use-${number}`] = map(sizes[i], tokens[i]);
   });
-  return found;
+  return { ...found, ...labels(curves({ asks, plan, tokens, training })) };
+}
+
+function labels(drawn) {
+  const seen = (name) => drawn[`cost-${name}`].filter((point) =>
+    point.every((one) => one >= 0 && one <= 1000));
+  return {
+    "label-total": seen("total").at(-1) || null,
+    "label-training": seen("training").at(-1) || null,
+    "label-use": seen("use")[0] || null,
+  };
 }
 
 const GIB = 2 ** 30;
@@ -257,7 +284,8 @@ function draw(moved) {
   for (const element of document.querySelectorAll("[data-say]"))
     element.textContent = moved.said[element.dataset.say];
   for (const [key, points] of Object.entries(moved.curves)) {
-    const steps = points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${Math.round(10000 - 10 * y) / 10}`);
+    const steps = points.map(([x, y], i) =>
+      `${i ? "L" : "M"}${x} ${Math.round(10000 - 10 * y) / 10}`);
     one(`curve-${key}`).setAttribute("d", steps.join(""));
   }
   for (const [key, point] of Object.entries(moved.dots)) {
@@ -265,6 +293,11 @@ function draw(moved) {
     if (!element) continue;
     if (point) place(element, { x: percent(point[0]), y: percent(1000 - point[1]) });
     else element.setAttribute("display", "none");
+    if (key === "plan" && point) {
+      const isLeft = point[0] > data.labelLeft;
+      const [x, anchor] = isLeft ? [-11, "end"] : [11, "start"];
+      place(element.querySelector("text"), { x, "text-anchor": anchor });
+    }
   }
   const whisker = one("law-whisker"), low = moved.dots["law-low"], high = moved.dots["law-high"];
   if (low && high) {
@@ -274,7 +307,9 @@ function draw(moved) {
   } else whisker.setAttribute("display", "none");
   for (const [key, shares] of Object.entries(moved.bars)) {
     const [...parts] = one(`bar-${key}`).children;
-    parts.forEach((part, i) => { part.style[i < data.parts.length ? "width" : "left"] = percent(shares[i]); });
+    parts.forEach((part, i) => {
+      part.style[i < data.parts.length ? "width" : "left"] = percent(shares[i]); // the last: a mark
+    });
   }
 }
 
@@ -305,7 +340,8 @@ function show() {
   one("impossible").textContent =
     moved === null ? "No model keeps to all that is asked: below is the last that did." : "";
   if (moved) draw(moved);
-  if (one("warnings")) one("warnings").hidden = Object.keys(asked).some((key) => state[key] !== asked[key]);
+  const isMoved = Object.keys(asked).some((key) => state[key] !== asked[key]);
+  if (one("warnings")) one("warnings").hidden = isMoved; // they are of the answer as it was asked
 }
 
 form.addEventListener("input", ({ target: control }) => {

@@ -17,7 +17,7 @@ from puna.plan.report.axes import Axis
 from puna.plan.report.controls import controls
 from puna.plan.report.facts import PlanFacts
 from puna.plan.report.moving import CHEAP, PART_WORDS, TICKS, USES, moving
-from puna.plan.report.pictures import said
+from puna.plan.report.pictures import LABEL_LEFT, said
 
 DIGITS = 9
 
@@ -52,7 +52,7 @@ def _headline(facts: PlanFacts, words: dict[str, str]) -> str:
 <h1 aria-live="polite">Train <strong>{said("plan-size", words)}</strong> parameters on
 {said("plan-tokens", words)} tokens</h1>
 <p>{said("per-parameter", words)} tokens a parameter, {said("shape", words)}: about
-{said("days", words)} days on {facts.money.train.devices:,} x {facts.money.train.device.name}.
+{said("days", words)} on {facts.money.train.devices:,} x {facts.money.train.device.name}.
 {said("even", words)}</p>
 </div>
 {controls(facts)}
@@ -87,12 +87,15 @@ def data(facts: PlanFacts) -> str:
         "servesAtSamePrice": facts.serves_at_same_price,
         "keeps": _keeps(facts),
         "perToken": [_per_token(facts, *one) for one in _limits(facts) if one[0].per_token],
+        "span": question.law.fitted and [*vars(question.law.fitted).values()],
         "frames": {name: _axis(axis) for name, axis in vars(facts.frames).items()},
         "laid": [vars(one) for one in facts.laid],
         "rooms": [
             facts.money.train.device.usable_bytes, facts.money.serve.device.usable_bytes
         ],
-        "uses": USES, "cheap": CHEAP, "ticks": TICKS, "parts": [*PART_WORDS.items()],
+        "labelLeft": LABEL_LEFT,
+        "uses": USES, "cheap": CHEAP, "ticks": TICKS,
+        "parts": [*PART_WORDS.items()],
     }  # fmt: skip
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -17,7 +17,9 @@ from puna.plan.report.charts import Chart, circle, dot, label, path
 from puna.plan.report.facts import PlanFacts
 from puna.plan.report.moving import PART_WORDS, PARTS, TICKS, USES, curve
 
+LABEL_LEFT = 700  # thousandths: further right the plan's label would leave the chart
 CONTOUR_FLOPS = (1e19, 1e21, 1e23, 1e25)
+NAMES = (("total", -10, 4, "end"), ("training", -4, -8, "end"), ("use", 4, -8, "start"))
 PLACES: dict[str, tuple[str, float, float, str, str]] = {  # words, place, anchor, class
     "llama-7b": ("LLaMA 7B", -8, 13, "end", ""),
     "llama-13b": ("13B", 0, 18, "middle", "minor"),
@@ -79,12 +81,11 @@ def map_picture(facts: PlanFacts, moved: dict[str, Any]) -> str:
         "other",
         circle(5) + label("least training", -8, 15, "end"),
     )
-    marks += dot(
-        "plan",
-        dots["plan"],
-        "plan",
-        circle(7) + label(f"plan {said_in_svg('plan-size', words)}", 11, -8),
-    )
+    size, usd = (said_in_svg(f"plan-{key}", words) for key in ("size", "total"))
+    is_left = dots["plan"] is not None and dots["plan"][0] > LABEL_LEFT
+    anchor, dx = ("end", -11) if is_left else ("start", 11)
+    named = label(f'plan {size}<tspan class="minor">, {usd}</tspan>', dx, -8, anchor)
+    marks += dot("plan", dots["plan"], "plan", circle(7) + named)
     return charts.figure(chart, lines, marks)
 
 
@@ -133,18 +134,15 @@ def cost_picture(facts: PlanFacts, moved: dict[str, Any]) -> str:
     lines = "".join(
         path(f"cost-{name}", curves[f"cost-{name}"], name) for name in ("training", "use", "total")
     )
-    marks = dot(
-        "cost-plan",
-        at(frames.times, 1, frames.cost, 1),
-        "plan",
-        circle(7) + label("plan", 0, -13, "middle"),
-    )
-    inside = circle(5) + label("Chinchilla's", 0, -11, "middle")
-    marks += dot("cost-chinchilla", moved["dots"]["cost-chinchilla"], "other", inside)
-    key = "".join(
-        f'<span><i class="{name}"></i>{name}</span>' for name in ("total", "training", "use")
-    )
-    return charts.figure(chart, lines, marks) + f'<p class="key">{key}</p>'
+    dots, marks = moved["dots"], ""
+    for name, dx, dy, anchor in NAMES:
+        beside = label(name, dx, dy, anchor)
+        marks += dot(f"label-{name}", dots[f"label-{name}"], f"name-{name}", beside)
+    inside = circle(5) + label("Chinchilla's", 0, 20, "middle")
+    marks += dot("cost-chinchilla", dots["cost-chinchilla"], "other", inside)
+    here = at(frames.times, 1, frames.cost, 1)
+    marks += dot("", here, "plan", circle(7) + label("plan", 0, -13, "middle"))
+    return charts.figure(chart, lines, marks)
 
 
 def law_picture(facts: PlanFacts, moved: dict[str, Any]) -> str:

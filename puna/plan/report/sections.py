@@ -92,14 +92,16 @@ def law(facts: PlanFacts, moved: dict[str, Any]) -> Section:
             ("total_usd", "total, USD"),
         )
     )  # fmt: skip
-    warnings = "".join(f"<li>{escape(each)}</li>" for each in facts.answer.warnings)
+    others = [each for each in facts.answer.warnings if not each.startswith("extrapolated")]
+    warnings = "".join(f"<li>{escape(each)}</li>" for each in others)
     notes = f'<ul class="warnings" id="warnings">{warnings}</ul>' if warnings else ""
     return Section(
         "law",
         "The law",
         "<p>What all of this rests on. Refits are the same fit to runs drawn again; 90 % of them "
         "lie between the bounds.</p>",
-        f'{pictures.law_picture(facts, moved)}{notes}<div class="groups"><div><h3>The law</h3>'
+        f'{pictures.law_picture(facts, moved)}<p class="beyond">{said("beyond", words)}</p>{notes}'
+        '<div class="groups"><div><h3>The law</h3>'
         f'{definitions(rows)}</div><div><h3>90 % of its refits</h3><dl class="facts">{band}</dl>'
         "</div></div>",
     )
