@@ -65,6 +65,7 @@ def near(said: dict[str, Any], expected: dict[str, Any]) -> None:
             [
                 THIRTEEN,
                 State(model="llama-65b", used=0.0),
+                State(loss=1.9, used=1e13),
                 State(loss=2.3, used=5e13),
                 State(loss=1.95, used=1e9, price=0.7, share=0.3),
                 State(model="chinchilla-70b", used=1e12, price=9.0, share=0.7),

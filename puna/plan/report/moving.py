@@ -15,7 +15,7 @@ import numpy as np
 from puna.console import human_count
 from puna.plan.law import FloatArray
 from puna.plan.limits import money
-from puna.plan.question import Plan
+from puna.plan.question import Band, Plan
 from puna.plan.report.axes import Axis
 from puna.plan.report.facts import Laid, PlanFacts
 
@@ -64,6 +64,7 @@ def _said(facts: PlanFacts) -> dict[str, str]:
         "million": _million(plan.inference_usd, used),
         "even": _even(facts),
         "beyond": _beyond(facts),
+        "unanswered": _unanswered(answer.band),
     }
     plans = {
         "plan": plan,
@@ -115,6 +116,12 @@ def _even(facts: PlanFacts) -> str:
     if even is None:
         return "Chinchilla's plan costs less however much it is used, or cannot be served."
     return f"It costs less than Chinchilla's from {human_count(even)} tokens of use on."
+
+
+def _unanswered(band: Band | None) -> str:
+    if band is None or not band.unanswered:
+        return ""
+    return f"By {band.unanswered:.1%} of the refits nothing keeps to the limits."
 
 
 def _beyond(facts: PlanFacts) -> str:

@@ -92,6 +92,7 @@ function band(asks, plan) {
     parameters: interval(others.map((one) => sizes[one.index])),
     tokens: interval(others.map((one) => one.tokens)),
     total_usd: interval(others.map((one) => one.usd)),
+    unanswered: 1 - others.length / data.draws.length,
   };
 }
 
@@ -159,6 +160,8 @@ function said({ asks, plan, loss, chinchilla, half, twice, even, band }) {
     days: took(data.days[plan.index] * plan.tokens * asked.share / asks.share),
     used: count(asks.used),
     beyond: beyond(plan),
+    unanswered: band && band.unanswered
+      ? `By ${(100 * band.unanswered).toFixed(1)}% of the refits nothing keeps to the limits.` : "",
     million: asks.used ? usd(1e6 * plan.use / asks.used) : "-",
     even: plan === chinchilla ? "It is Chinchilla's plan."
       : even === null

@@ -103,7 +103,7 @@ def law(facts: PlanFacts, moved: dict[str, Any]) -> Section:
         f'{pictures.law_picture(facts, moved)}<p class="beyond">{said("beyond", words)}</p>{notes}'
         '<div class="groups"><div><h3>The law</h3>'
         f'{definitions(rows)}</div><div><h3>90 % of its refits</h3><dl class="facts">{band}</dl>'
-        "</div></div>",
+        f'<p class="soft">{said("unanswered", words)}</p></div></div>',
     )
 
 
