@@ -8,16 +8,20 @@ import pytest
 from tiny_training import recipe_text, run_config
 
 from puna import config as recipes
+from puna.data.build import recipe as data_recipes
 from puna.errors import ConfigError
 from puna.model import count
+from puna.workflows.ladder import load_ladder
 from puna.workflows.recipe import Recipe, load_recipe
 
-SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
+LOADERS = {"data": data_recipes.load, "ladder.toml": load_ladder, "demo.toml": load_recipe}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_recipe_that_comes_with_puna_is_valid(path):
-    load_recipe(path)
+    folder = path.parent.name
+    LOADERS[folder if folder in LOADERS else path.name](path)
 
 
 def test_the_demo_is_what_is_promised_of_it():
