@@ -14,7 +14,8 @@ from puna.model import count
 from puna.workflows.ladder import load_ladder
 from puna.workflows.recipe import Recipe, load_recipe
 
-SHIPPED = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(RECIPES.rglob("*.toml"))
 LOADERS = {"data": data_recipes.load, "ladder.toml": load_ladder, "demo.toml": load_recipe}
 
 
@@ -41,7 +42,7 @@ def test_an_empty_recipe_has_a_default_for_everything(tmp_path):
 
 def test_a_recipe_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_recipe(Path("demo.toml")) == load_recipe(SHIPPED[0].parent / "demo.toml")
+    assert load_recipe(Path("demo.toml")) == load_recipe(RECIPES / "demo.toml")
     (tmp_path / "demo.toml").write_text("train.steps = 7\n")
     assert load_recipe(Path("demo.toml")).train.steps == 7
 
