@@ -76,11 +76,12 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
         "the main content of .html pages, the text of .pdf (with puna[data]).\n"
         "Hidden files, other kinds and what Puna wrote are left alone and counted.\n"
         "After the name of a public source, PATHs are files, folders, patterns or URLs\n"
-        "of its raw format: commoncrawl c4 wikipedia stackexchange arxiv, or own."
+        "of its raw format: commoncrawl c4 github wikipedia books arxiv stackexchange,\n"
+        "or own. A file or folder of that very name is text of your own."
     )
     parser.epilog = """examples:
   puna data add my_folder --out corpus
-  puna data add books notes.md --out corpus --licence "my own"
+  puna data add my_books notes.md --out corpus --licence "my own"
   puna data add dump.jsonl.zst --out corpus --skip-bad
   puna data add wikipedia simplewiki-*.xml.bz2 --out corpus
   puna data add c4 s3://bucket/c4/en --out corpus --set read.filters_rows=true
@@ -182,7 +183,7 @@ def _add(arguments: argparse.Namespace, console: Console) -> None:
     if text.not_read:
         console.say(f"left alone: {_counts(text.not_read)}")
     corpus = build_corpus(text, arguments.out, config, console, replace=arguments.replace)
-    _warn_of_gaps(corpus, console)
+    _warn_of_gaps(corpus, console, has_own_licence=isinstance(text, OwnText))
     record = {"out": str(arguments.out), **corpus.manifest}
     console.result(record, f"{arguments.out}\n{_splits_table(corpus)}")
 
@@ -211,7 +212,7 @@ def _source_text(arguments: argparse.Namespace) -> SourceText | None:
     return SourceText(source, paths, is_strict=arguments.strict)
 
 
-def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
+def _warn_of_gaps(corpus: Corpus, console: Console, has_own_licence: bool) -> None:
     """What the owner of the text should know before training on it."""
     from puna.data.document import DAMAGED, UNKNOWN_LICENCE
     from puna.data.sources.own import UNREADABLE
@@ -219,12 +220,13 @@ def _warn_of_gaps(corpus: Corpus, console: Console) -> None:
     for reason, facts in corpus.manifest["dropped"].items():
         if reason in (UNREADABLE, DAMAGED):
             lines = [f"left out {facts['documents']:,} {reason} files or lines, the first being"]
-            lines += [f"  {item.detail}" for item in _first_dropped(corpus, reason)]
+            lines += [f"  {_shown_safely(item.detail)}" for item in _first_dropped(corpus, reason)]
             console.warn("\n".join(lines))
         else:
             console.say(f"dropped {facts['documents']:,}: {reason}")
     if UNKNOWN_LICENCE in corpus.manifest["licences"]:
-        console.say("some text has no known licence; --licence gives it one")
+        hint = "; --licence gives it one" if has_own_licence else ""
+        console.say(f"some text has no known licence{hint}")
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> None:

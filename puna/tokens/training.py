@@ -303,13 +303,13 @@ def _translated(error: Exception, config: TokenizerConfig) -> TokenizerError:
     if found := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
         return TokenizerError(
             f"the text is too small for {wanted:,} pieces: it yields at most {int(found[1]):,}",
-            hint=f"give more text, or --set tokenizer.vocabulary_size={found[1]} or less",
+            hint=f"give more text, or vocabulary_size={found[1]} or less",
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return TokenizerError(
             f"the text needs at least {int(found[1]):,} pieces, one for each of its characters "
             f"beside the 256 bytes and 3 control tokens; {wanted:,} were asked for",
-            hint=f"--set tokenizer.vocabulary_size={found[1]} or more, or a smaller "
+            hint=f"vocabulary_size={found[1]} or more, or a smaller "
             "character_coverage: rarer characters are then spelt in bytes",
         )
     if "sentences_.empty()" in message:

@@ -112,3 +112,13 @@ def test_add_counts_what_is_damaged_with_its_place_unless_it_is_strict(tmp_path,
     assert "left out 1 damaged files or lines, the first being\n  a.jsonl line 2" in said.err
     assert cli.main(["data", "add", str(tmp_path / "a.jsonl"), "--out", "x", "--strict"]) == 2
     assert "--strict is for a public source" in capsys.readouterr().err
+
+
+def test_add_names_the_file_of_what_is_damaged_in_a_dump(tmp_path, capsys):
+    page = "<page><title>A</title><ns>0</ns><revision><text>Some text.</text></revision></page>"
+    (tmp_path / "cut.xml").write_text(f"<mediawiki>{page}<page><title>B")
+    words = ["data", "add", "wikipedia", str(tmp_path / "cut.xml")]
+    assert cli.main([*words, "--out", str(tmp_path / "corpus")]) == 0
+    said = capsys.readouterr().err
+    assert f"  cut.xml: byte {11 + len(page)} unpacked: <page>: the file ends within it" in said
+    assert "no known licence\n" in said  # a public source takes no --licence

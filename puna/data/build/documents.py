@@ -134,7 +134,7 @@ def _read(task: Task, chain: Chain, funnel: Funnel) -> Iterator[Document]:
                 yield item
             elif chain.is_strict and item.reason == DAMAGED:
                 raise DataError(
-                    f"{path}: {item.id} is damaged: {item.detail}",
+                    f"{path} is damaged: {item.detail}",
                     hint="without --strict it is counted and left out",
                 )
             else:

@@ -51,7 +51,7 @@ class SourceText:
             for item in items(self.source, file.path, name):
                 if isinstance(item, Dropped) and item.reason == DAMAGED and self.is_strict:
                     raise DataError(
-                        f"{file.path}: {item.id} is damaged: {item.detail}",
+                        f"{file.path} is damaged: {item.detail}",
                         hint="without --strict it is counted and left out",
                     )
                 yield item

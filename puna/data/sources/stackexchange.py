@@ -100,7 +100,7 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
     with ExitStack() as stack:
         opened = _unpacked_seven_zip(file, stack) if path.lower().endswith(".7z") else file
         if isinstance(opened, Damage):
-            yield Dropped(f"{path}@0", SOURCE, DAMAGED, opened.what)
+            yield Dropped(f"{path}@0", SOURCE, DAMAGED, f"{path}: {opened.what}")
             return
         posts = _Sorter(settings.memory_bytes, stack)
         dump = Dump(opened, b"<row ", b"/>", b"</row>")
@@ -112,12 +112,12 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
             if isinstance(item, _Post):
                 posts.add(item)
             elif isinstance(item, Damage):
-                what = f"byte {offset} unpacked: {item.what}"
+                what = f"{path}: byte {offset} unpacked: {item.what}"
                 yield Dropped(f"{path}@{offset}", SOURCE, DAMAGED, what)
             else:
                 yield item
         if not count:
-            yield Dropped(f"{path}@0", SOURCE, DAMAGED, "holds no <row>")
+            yield Dropped(f"{path}@0", SOURCE, DAMAGED, f"{path}: holds no <row>")
         for _question, group in groupby(posts, key=lambda post: post.question):
             yield from _documents(group, site, settings)
 

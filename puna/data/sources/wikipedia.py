@@ -89,7 +89,7 @@ def read(
 
 
 def _damaged(path: str, offset: int, what: str) -> Dropped:
-    return Dropped(f"{path}@{offset}", SOURCE, DAMAGED, f"byte {offset} unpacked: {what}")
+    return Dropped(f"{path}@{offset}", SOURCE, DAMAGED, f"{path}: byte {offset} unpacked: {what}")
 
 
 def _site(head: bytes, settings: Settings) -> tuple[_Site, str]:
