@@ -14,10 +14,6 @@ from typing import Any
 from puna.data.document import Document, Dropped
 from puna.errors import ConfigError, missing_package
 
-# The paper's 20 languages of Wikipedia and books; Common Crawl and C4 keep English alone.
-WIKIPEDIA_LANGUAGES = tuple(
-    "bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk".split()  # noqa: SIM905
-)
 # CCNet deletes line feeds, which joins the last and the first word of two lines to one.
 _LINE_FEEDS = {"deleted": "", "spaces": " "}
 

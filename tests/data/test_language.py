@@ -2,9 +2,9 @@
 
 import pytest
 
-from puna.data import language
 from puna.data.document import Document
 from puna.data.language import Settings, apply, language_of
+from puna.data.sources.wikipedia import LANGUAGES
 from puna.errors import ConfigError
 
 pytest.importorskip("fasttext", reason="the extra `data` is not installed")
@@ -44,12 +44,12 @@ def document(text: str) -> Document:
 
 @pytest.mark.parametrize("code", sorted(ARTICLES))
 def test_languages_of_the_paper_are_told_apart(code: str):
-    assert code in language.WIKIPEDIA_LANGUAGES
+    assert code in LANGUAGES.split()
     assert language_of(ARTICLES[code], Settings())[0] == code
 
 
 def test_every_language_of_the_paper_is_tried():
-    assert set(ARTICLES) == set(language.WIKIPEDIA_LANGUAGES)
+    assert set(ARTICLES) == set(LANGUAGES.split())
     assert len(ARTICLES) == 20
 
 
