@@ -178,7 +178,8 @@ def persistently(
             is_last = number == manner.attempts or fruitless > manner.patience
             if is_last or asked > LONGEST_PAUSE_SECONDS:
                 raise _given_up(url, progress(), error, asked) from None
-            manner.hold(manner.pause_seconds(fruitless, asked))
+            why = error.message if isinstance(error, MachineError) else f"{plain(url)}: {error}"
+            manner.hold(manner.pause_seconds(fruitless, asked), why)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 LONGEST_PAUSE_SECONDS = 300.0  # of our own; a server that asks for more is asked again another day
+WORTH_TELLING_SECONDS = 2.0
 
 
 class Stopped(Exception):
@@ -17,7 +19,8 @@ class Manner:
 
     A file is given up after `attempts` in all, and after `patience` + 1 in a row that brought
     nothing; before each of those is a pause, from `first_pause_seconds` on doubled, or what the
-    server asks for (Retry-After). Requests are `between_seconds` apart.
+    server asks for (Retry-After). Requests are `between_seconds` apart. Pauses that a person
+    would wonder about are told to `tell`, with the reason.
     """
 
     def __init__(
@@ -29,10 +32,12 @@ class Manner:
         between_seconds: float = 0.0,
         bytes_per_second: float | None = None,
         room_hint: str = "name a folder on another disk in PUNA_CACHE",
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.attempts = attempts
         self.patience = patience
         self.room_hint = room_hint
+        self._tell = tell
         self._first_pause_seconds = first_pause_seconds
         self._between_seconds = between_seconds
         self._bytes_per_second = bytes_per_second
@@ -50,8 +55,10 @@ class Manner:
             self._sleep(seconds)
         self._sleep(0)
 
-    def hold(self, seconds: float) -> None:
+    def hold(self, seconds: float, why: str = "") -> None:
         """Nobody asks the server for as long."""
+        if self._tell and seconds >= WORTH_TELLING_SECONDS:
+            self._tell(f"{why}\n  next try in {seconds:.0f} s")
         with self._lock:
             self._next_request = max(self._next_request, time.monotonic() + seconds)
 

@@ -162,6 +162,7 @@ def _fetch(arguments: argparse.Namespace, source: Source, console: Console) -> N
         between_seconds=source.between_seconds,
         bytes_per_second=_rate(arguments.rate),
         room_hint="name a folder on another disk with --out, or take fewer with --files",
+        tell=console.say,
     )
     which = _slice(arguments.files)
     files = chosen(source.list_files(choice, Lists(manner)), which)

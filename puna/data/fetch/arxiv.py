@@ -31,22 +31,26 @@ Sign = Callable[[str], str]
 
 
 def by_hand(choice: Choice) -> str | None:
-    """What to type where nobody said who pays; None where it was said."""
+    """What to type where nobody said who pays; None where it was said.
+
+    Raises UsageError for a malformed month.
+    """
     if choice.pays:
         return None
+    month = (*_months(choice), "2301")[0]
     return f"""arXiv's sources lie on Amazon S3 in {REGION}, and who asks pays the transfer: about
 ${DOLLARS_A_GIGABYTE} a GB out of Amazon, less inside it; Amazon's price list decides.
 With an account of Amazon's and its keys on this machine:
 
   pip install s3fs
-  puna data fetch arxiv 2301 --out raw --pay --dry-run     what it is, and what it costs
-  puna data fetch arxiv 2301 --out raw --pay               month 2301; all months if none is named
+  puna data fetch arxiv {month} --out raw --pay --dry-run     what it is, and what it costs
+  puna data fetch arxiv {month} --out raw --pay               {month}; all months if none is named
 
 or by Amazon's own command:
 
   aws s3 cp s3://{choice.base}/{MANIFEST} . --request-payer requester
   aws s3 cp s3://{choice.base}/src/ raw --recursive --exclude '*' \\
-      --include 'arXiv_src_2301_*.tar' --request-payer requester"""
+      --include 'arXiv_src_{month}_*.tar' --request-payer requester"""
 
 
 def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
@@ -54,10 +58,7 @@ def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
 
     Raises UsageError for a malformed month, MachineError without s3fs or keys.
     """
-    months: tuple[str, ...] = ()
-    if choice.items:
-        hint = "puna data fetch arxiv 2301 --out raw --pay"
-        months = require_items(choice, r"\d{4}", "a month as yymm", hint)
+    months = _months(choice)
     sign = partial(_signed, choice.base)
     place = choice.list_at or sign(MANIFEST)
     shown = choice.list_at or MANIFEST
@@ -67,6 +68,13 @@ def list_files(choice: Choice, lists: Lists) -> Iterator[Listed]:
             size = number(row.get("size"))
             wanted = Wanted(sign(path), md5=row.get("md5sum"), size=size, headers=PAYS)
             yield Listed(path.rpartition("/")[2], wanted)
+
+
+def _months(choice: Choice) -> tuple[str, ...]:
+    """The months asked for; () for all. Raises UsageError for a malformed one."""
+    hint = "puna data fetch arxiv 2301 --out raw --pay"
+    wanted = r"\d\d(0[1-9]|1[0-2])"
+    return require_items(choice, wanted, "a month as yymm", hint) if choice.items else ()
 
 
 def cost(total_bytes: int) -> str:

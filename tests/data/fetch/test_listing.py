@@ -165,3 +165,11 @@ def test_nobody_listening_is_one_error(puna, tmp_path, site):
     done = puna("commoncrawl", CRAWL, "--out", tmp_path, "--mirror", "http://127.0.0.1:9")
     assert done.status == 1
     assert "127.0.0.1 cannot be reached" in done.err
+
+
+def test_long_pauses_are_told_with_the_reason():
+    said = []
+    manner = Manner(tell=said.append)
+    manner.hold(1.0, "example.org cannot be reached")
+    manner.hold(8.0, "example.org cannot be reached")
+    assert said == ["example.org cannot be reached\n  next try in 8 s"]

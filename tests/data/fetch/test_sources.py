@@ -110,6 +110,10 @@ def test_arxiv_without_a_word_on_who_pays_is_told_how(puna, tmp_path):
     done = puna("arxiv", "--out", tmp_path / "raw")
     assert done.status == 0
     assert "aws s3 cp s3://arxiv/src/arXiv_src_manifest.xml . --request-payer requester" in done.out
+    assert "'arXiv_src_1706_*.tar'" in puna("arxiv", "1706", "--out", tmp_path / "raw").out
+    malformed = puna("arxiv", "201706", "--out", tmp_path / "raw")
+    assert malformed.status == 2
+    assert "a month as yymm is wanted, got '201706'" in malformed.err
     assert not (tmp_path / "raw").exists()
 
 
