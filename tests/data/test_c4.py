@@ -28,13 +28,24 @@ def read(data: bytes, name: str, settings: Settings = FREE) -> list:
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("c4-train.00000-of-01024.json.gz", gzip.compress), ("c4.jsonl", bytes)]
+    ("name", "pack", "language"),
+    [
+        ("c4-train.00000-of-01024.json.gz", gzip.compress, "en"),
+        ("c4-validation.00003-of-00008.json.gz", gzip.compress, "en"),
+        ("c4-de.tfrecord-00000-of-02048.json.gz", gzip.compress, "de"),
+        ("c4-zh-Latn-validation.jsonl", bytes, ""),
+        ("c4.jsonl", bytes, ""),
+    ],
 )
-def test_a_published_row_is_a_document(name: str, pack):
+def test_a_published_row_is_a_document(name: str, pack, language: str):
     (document,) = read(pack(json.dumps(ROW).encode()), name)
-    assert document == Document(
-        "Some text.", "c4", c4.LICENCE, "http://a.b/c 2019-04-25T12:57:54Z", "http://a.b/c"
-    )
+    identifier, url = "http://a.b/c 2019-04-25T12:57:54Z", "http://a.b/c"
+    assert document == Document("Some text.", "c4", c4.LICENCE, identifier, url, language)
+
+
+def test_the_language_of_rows_may_be_told():
+    (document,) = read(json.dumps(ROW).encode(), "c4.jsonl", Settings(language="en"))
+    assert document.language == "en"
 
 
 def test_bad_rows_are_damaged_and_the_others_stay():

@@ -152,12 +152,21 @@ def _plan(name: str, source: SourceRecipe, recipe: DataRecipe) -> Plan:
         stages.stage(
             one,
             {**recipe.settings.get(one, {}), **source.settings.get(one, {})},
-            f"{where}.settings.{one}" if one in source.settings else f"settings.{one}",
+            _place(one, where, source, recipe),
         )
         for one in names
     ]
     reader = stages.source(source.reader or name, source.read, f"{where}.read")
     return Plan(name, source.inputs, reader, tuple(chain))
+
+
+def _place(stage: str, where: str, source: SourceRecipe, recipe: DataRecipe) -> str:
+    """Which part of the recipe asks for a stage of a source."""
+    if stage in source.settings:
+        return f"{where}.settings.{stage}"
+    if stage in recipe.settings:
+        return f"settings.{stage}"
+    return "stages" if source.stages is None else f"{where}.stages"
 
 
 def _check_models(where: str, chain: Sequence[Stage], plans: Sequence[Plan]) -> None:

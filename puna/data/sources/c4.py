@@ -8,6 +8,7 @@ stages of de-duplication (C4 kept each line of a snapshot in one page only).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -21,6 +22,10 @@ NAME = "c4"
 LICENCE = "ODC-BY; Common Crawl Terms of Use; pages belong to their owners"
 _JSON = (".json", ".jsonl")
 _PACKED = (".gz", ".zst")
+# English's files are named by split, the others' (mC4) by language: c4-de.tfrecord-00000-of-...
+_PUBLISHED = re.compile(
+    r"c4-(?:(?:train|validation)|([a-z]{2,3})(?:-[A-Za-z]+)?\.tfrecord)[.-]\d{5}-of-\d{5}\.json"
+)
 _WET = commoncrawl.Settings(drops_title=False, min_characters=0)
 
 
@@ -30,6 +35,7 @@ class Settings:
 
     rules: C4Rules = field(default_factory=C4Rules)
     filters_rows: bool = False  # JSON rows go through the rules as well (C4's `noclean` variant)
+    language: str = ""  # of rows, where it is not what a published file's name says
 
 
 def needs(settings: Settings) -> list[str]:
@@ -41,7 +47,8 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
     """The documents of a `.json(l)`, packed or not, or of a WET or WARC file.
 
     A published row has text, url and timestamp; its id is the url with the timestamp, or the file's
-    name and the line where it has none. A row without text comes as Dropped, as damaged.
+    name and the line where it has none; its language is what the file's published name says. A row
+    without text comes as Dropped, as damaged.
     """
     name = path.rpartition("/")[2]
     plain_name = name.removesuffix(next((one for one in _PACKED if name.endswith(one)), ""))
@@ -56,10 +63,12 @@ def read(file: BinaryIO, path: str, settings: Settings) -> Iterator[Document | D
 
 
 def _rows(file: BinaryIO, path: str, name: str, settings: Settings) -> Iterator[Document | Dropped]:
+    found = _PUBLISHED.match(name)
+    language = settings.language or ((found[1] or "en") if found else "")
     for number, record in read_records(file, path):
         place = f"{name}#{number}"
         try:
-            document = _row(record, f"{path} line {number}", place)
+            document = replace(_row(record, f"{path} line {number}", place), language=language)
         except DataError as error:
             yield Dropped(place, NAME, DAMAGED, error.message)
             continue

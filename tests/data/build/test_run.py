@@ -249,7 +249,10 @@ def test_a_tokenizer_is_trained_on_a_sample_where_none_is_given(recipe, tree, tm
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ('sources.lines.stages=["exakt"]', r"no stage 'exakt'(?s:.*)did you mean exact\?"),
+        (
+            'sources.lines.stages=["exakt"]',
+            r"lines.stages: there is no stage 'exakt'(?s:.*)mean exact",
+        ),
         ('sources.lines.reader="won"', r"no source 'won'(?s:.*)did you mean own\?"),
         ("sources.lines.reed.licence=CC0", r"unknown key sources.lines.reed(?s:.*)mean read"),
         ("sources.lines.read.licens=CC0", r"unknown key licens(?s:.*)did you mean licence"),
