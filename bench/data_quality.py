@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import record
+from text_samples import some_documents
 
 from puna.console import table
 from puna.data import decontaminate, scrub
-from puna.data.document import Document, read_documents
+from puna.data.document import Document
 from puna.data.quality import classifier, perplexity
 
 Work = Callable[[], object]
@@ -56,19 +57,6 @@ def main() -> None:
     record.append("data_quality", row)
     shown = [[name, *(f"{one[x]:.1f}" for x in COLUMNS)] for name, one in row["values"].items()]
     print(table(["MB/s", *COLUMNS], shown))
-
-
-def some_documents(paths: list[Path], size: float) -> list[Document]:
-    """The first documents of the files, an equal share of bytes of each."""
-    documents = []
-    for path in paths:
-        left = size / len(paths)
-        for document in read_documents(path):
-            if left <= 0:
-                break
-            documents.append(document)
-            left -= len(document.text.encode())
-    return documents
 
 
 def stages(documents: list[Document], arguments: argparse.Namespace) -> dict[str, Work]:

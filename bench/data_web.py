@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import record
+from text_samples import some_documents
 
 from puna.console import table
 from puna.data import language
 from puna.data.dedup import lines
-from puna.data.document import Document, read_documents
+from puna.data.document import Document
 from puna.data.quality import rules
 from puna.data.quality.rules_c4 import C4Rules
 from puna.data.sources import commoncrawl
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--peer", help="the Python of an environment with datatrove")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    documents = some_documents(arguments.texts, arguments.megabytes)
+    documents = some_documents(arguments.texts, arguments.megabytes * 1e6)
     size = sum(len(one.text.encode()) for one in documents)
     measures = text_measures(documents, size)
     row: dict[str, Any] = {
@@ -65,19 +66,6 @@ def main() -> None:
     columns = ("median", "low", "high")
     shown = [[name, *(f"{one[x]:.1f}" for x in columns)] for name, one in row["values"].items()]
     print(table(["", *columns], shown))
-
-
-def some_documents(paths: list[Path], megabytes: float) -> list[Document]:
-    """The first documents of the files, an equal share of bytes of each."""
-    documents = []
-    for path in paths:
-        left = megabytes * 1e6 / len(paths)
-        for document in read_documents(path):
-            if left <= 0:
-                break
-            documents.append(document)
-            left -= len(document.text.encode())
-    return documents
 
 
 def text_measures(documents: list[Document], size: int) -> dict[str, Measure]:
