@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from puna.commands.text_arguments import add_text, require_text
 from puna.console import Console, human_duration, table
 from puna.errors import UsageError
 
@@ -27,14 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EXAMPLES
     parser.add_argument("recipe", type=Path, help="a TOML ladder: recipes/ladder.toml")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="folders or files of .txt .md .py .jsonl(.gz|.zst) .parquet that you own",
-    )
-    parser.add_argument("--shards", type=Path, metavar="DIR", help="shards of `puna data build`")
+    add_text(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where all goes (runs/RECIPE-TEXT)")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="runs at once (one a core; on a GPU, one)"
@@ -46,11 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do what is missing of the sweep and print what it found; 0 when all of it is done."""
-    if bool(arguments.data) == bool(arguments.shards):
-        raise UsageError(
-            "give the text as --data PATH or as --shards DIR, one of the two",
-            hint="puna plan sweep recipes/ladder.toml --data my_folder/",
-        )
+    require_text(arguments, "puna plan sweep recipes/ladder.toml --data my_folder/")
     if arguments.workers is not None and arguments.workers < 1:
         raise UsageError(f"--workers must be at least 1, got {arguments.workers}")
     from puna import hardware

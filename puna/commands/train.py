@@ -7,12 +7,13 @@ import shlex
 import sys
 from pathlib import Path
 
+from puna.commands.text_arguments import add_text, require_text
 from puna.console import Console
 from puna.errors import UsageError
 
 EXAMPLES = """examples:
   puna train recipes/demo.toml --data my_folder/          your own text, whole way
-  puna train recipes/demo.toml --shards demo/data       shards made by `puna data build`
+  puna train recipes/demo.toml --shards demo/data         shards made by `puna data build`
   puna train recipes/demo.toml --data a/ b.jsonl.zst --out runs/mine \\
       --set train.steps=200 --set model.layers=4
 The same command goes on where a stopped run left off.
@@ -24,14 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Pretrain a LLaMA from a recipe on your own text, or resume a run."
     parser.epilog = EXAMPLES
     parser.add_argument("recipe", type=Path, help="a TOML recipe; recipes/ has those of Puna")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="folders or files of .txt .md .py .jsonl(.gz|.zst) .parquet that you own",
-    )
-    parser.add_argument("--shards", type=Path, metavar="DIR", help="shards of `puna data build`")
+    add_text(parser)
     parser.add_argument(
         "--corpus", type=Path, metavar="DIR", help="the shards' corpus, for the report"
     )
@@ -48,11 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Train; 0 when finished, 130 or 143 when Ctrl-C or SIGTERM stopped it, saved."""
-    if bool(arguments.data) == bool(arguments.shards):
-        raise UsageError(
-            "give the text as --data PATH or as --shards DIR, one of the two",
-            hint="puna train recipes/demo.toml --data my_folder/",
-        )
+    require_text(arguments, "puna train recipes/demo.toml --data my_folder/")
     from puna.errors import missing_package
     from puna.hardware import has_package
 
