@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -38,3 +40,27 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def assert_needs_no_network(html: str) -> None:
+    """Every link is data in the page itself, and neither style nor script asks for more."""
+    links = [
+        value
+        for _, attributes in Page(html).elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "srcset", "data", "poster")
+    ]
+    assert links
+    assert all(link and link.startswith("data:") for link in links)
+    assert not re.search(r"url\(|@import|@font-face|https?:|fetch\(|import\(|eval\(", html)
+
+
+def assert_only_its_script_may_run(html: str) -> None:
+    """The page's policy names the hash of its one script, and nothing else."""
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    script = re.search(r"<script>(.*?)</script>", html, re.S)
+    assert policy
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy[1]
+    assert "default-src 'none'" in policy[1]

@@ -39,15 +39,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     Raises ConfigError where nothing keeps to the limits, UsageError for wrong arguments,
     SchemaError for a broken sweep.
     """
+    from puna import page
     from puna.commands import plan_answer
     from puna.commands.report import show
     from puna.plan.question import answer
-    from puna.plan.report import gather, write_report
+    from puna.plan.report import gather, render
 
     asked = plan_ask.read(arguments)
     found = answer(asked.question)
     facts = gather(asked.question, found, asked.money, arguments.sweep)
-    size_bytes = write_report(facts, arguments.out)
+    size_bytes = page.write(render(facts), arguments.out)
     for warning in found.warnings:
         console.warn(warning)
     record = {

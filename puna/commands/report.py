@@ -30,11 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Write the page and say where it is."""
-    from puna.train.report import gather, write_report
+    from puna import page
+    from puna.train.report import gather, render
 
     facts = gather(arguments.run)
     out = arguments.out or arguments.run / "report.html"
-    size_bytes = write_report(facts, out)
+    size_bytes = page.write(render(facts), out)
     evaluation = facts.evaluation
     record = {
         "report": str(out),

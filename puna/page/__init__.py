@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
+from pathlib import Path
 
 import puna
+from puna import schema
+from puna.errors import PunaError
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" '
@@ -59,6 +62,22 @@ def html(title: str, body: Iterable[str], style: str, script: str = "", data: st
 {runs}</body>
 </html>
 """
+
+
+def write(page: str, out: Path) -> int:
+    """Write a page to `out`, whole or not at all; returns its size in bytes.
+
+    Raises PunaError when the file cannot be written; one that was there stays as it was.
+    """
+    content = page.encode("utf-8")
+    try:
+        schema.write_atomic(out, content)
+    except OSError as error:
+        raise PunaError(
+            f"the page could not be written to {out}: {error.strerror}",
+            hint="give another file with --out",
+        ) from None
+    return len(content)
 
 
 def masthead(kind: str, name: str, when: str) -> str:

@@ -12,7 +12,8 @@ from serve.browser_page import PHONE, started_browser
 
 from puna.console import human_count
 from puna.errors import ConfigError
-from puna.plan.report import PlanFacts, facts, write_report
+from puna.page import write
+from puna.plan.report import PlanFacts, facts, render
 from puna.plan.report.moving import moving
 
 pytestmark = pytest.mark.browser
@@ -35,7 +36,7 @@ def few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(browser: Any, shown: PlanFacts, folder: Path, **context: Any) -> Any:
     """The page in a profile of its own; its troubles are in `page.troubles`."""
-    write_report(shown, folder / "plan.html")
+    write(render(shown), folder / "plan.html")
     page = browser.new_context(**context).new_page()
     page.troubles = []
     page.on("console", lambda message: page.troubles.append(message.text))
