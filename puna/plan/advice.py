@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -100,13 +101,14 @@ def alternatives(wish: Wish, chosen: Option) -> list[tuple[str, Option]]:
     free = replace(
         wish, checkpointing=None, micro_batch=None, zero=None, tensor=None, pipeline=None
     )
-    for name in ("tensor", "pipeline"):
-        for ways in (1, 2, 4, 8, 16):
-            try:
-                one = best(replace(free, **{name: ways, _other(name): 1})).run  # type: ignore[arg-type]
-            except ConfigError:
-                continue
-            found.setdefault(one, _shown(one))
+    for ways in (1, 2, 4, 8, 16):
+        for split in (
+            replace(free, tensor=ways, pipeline=1),
+            replace(free, tensor=1, pipeline=ways),
+        ):
+            with contextlib.suppress(ConfigError):  # no layout divides so
+                one = best(split).run
+                found.setdefault(one, _shown(one))
     if (unbound := best(free).run) not in found:
         found[unbound] = _shown(unbound)
     if not any(option(one).fits for one in found) and (larger := _more_devices(free)):
@@ -125,10 +127,6 @@ def _more_devices(wish: Wish) -> TrainingRun | None:
         if more.fits:
             return more.run
     return None
-
-
-def _other(name: str) -> str:
-    return "pipeline" if name == "tensor" else "tensor"
 
 
 def _shown(run: TrainingRun) -> str:
