@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from puna.console import human_count, human_duration, table
+from puna.plan.known import name_of
 from puna.plan.limits import money
+from puna.plan.shapes import shape_words
 
 if TYPE_CHECKING:
     from puna.commands.plan_ask import Asked
@@ -15,17 +17,17 @@ if TYPE_CHECKING:
 
 DAY = 86400
 SHOWN_LIMITS = 5
+COLUMNS = ("same loss", "size", "tokens", "training", "use", "total", "breaks")
 
 
 def text(asked: Asked, answer: Answer) -> str:
     """The advice: what to train, what it costs beside others, how sure that is, what it assumes."""
     plan = answer.plan
-    shape = f"{plan.config.layers} layers of {plan.config.dim}"
     lines = [
-        f"Train {human_count(plan.parameters)} parameters ({shape}) on "
+        f"Train {human_count(plan.parameters)} parameters ({shape_words(plan.config)}) on "
         f"{human_count(plan.tokens)} tokens, {plan.tokens / plan.parameters:.3g} a parameter.",
         "",
-        table(("same loss", "size", "tokens", "training", "use", "total", "breaks"), _rows(answer)),
+        table(COLUMNS, _rows(asked, answer)),
         "",
         *_quality(asked, answer),
         *_limits(answer),
@@ -35,11 +37,14 @@ def text(asked: Asked, answer: Answer) -> str:
     return "\n".join(lines)
 
 
-def _rows(answer: Answer) -> Iterator[tuple[str, ...]]:
+def _rows(asked: Asked, answer: Answer) -> Iterator[tuple[str, ...]]:
     """The plan and the others of the same loss."""
     plans = {"this plan": answer.plan}
     if answer.chinchilla != answer.plan:
         plans["Chinchilla's"] = answer.chinchilla
+    model = asked.question.goal.as_good_as
+    if model and answer.named and answer.named.config != answer.plan.config:
+        plans[name_of(model)] = answer.named
     for name, plan in (*plans.items(), ("half of it", answer.half), ("twice it", answer.twice)):
         if plan is None:
             yield (name, "out of reach", "", "", "", "", "")
@@ -63,6 +68,8 @@ def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
     if answer.break_even_tokens is not None and used:
         even = human_count(answer.break_even_tokens)
         yield f"It beats Chinchilla's from {even} tokens of use; {human_count(used)} are expected."
+    if not used and answer.plan == answer.chinchilla:
+        yield "It is Chinchilla's, the least training: no use is expected (--inference-tokens)."
     elif not used:
         yield "No use is expected: --inference-tokens or --requests-a-day says how much."
 
@@ -113,7 +120,7 @@ def _price(given: float | None, listed: float | None) -> str:
 def record(asked: Asked, answer: Answer) -> dict[str, Any]:
     """Everything that is said, in full digits."""
     found = asdict(answer)
-    for name in ("plan", "chinchilla", "half", "twice"):
+    for name in ("plan", "chinchilla", "half", "twice", "named"):
         plan: Plan | None = getattr(answer, name)
         if plan is not None:
             found[name] |= {"total_usd": plan.total_usd}

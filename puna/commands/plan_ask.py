@@ -30,6 +30,7 @@ CHOSEN_MODEL = (
     "zero",
 )  # fmt: skip
 LEAST_VOCABULARY, MOST_VOCABULARY = 2_000, 1_000_000
+MOST_SHARING = 128  # heads: more than any model's
 DAYS_OF_A_YEAR = 365.25
 DEVICES = "256xA100-80GB"
 
@@ -74,6 +75,10 @@ def _goal(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--vocabulary", type=int, default=32000, metavar="N", help="tokens the model knows"
     )
+    group.add_argument(
+        "--gqa", type=int, default=1, metavar="N",
+        help="most heads that share keys and values; 1: none",
+    )  # fmt: skip
     group.add_argument(
         "--law", default="epoch", metavar="NAME|FILE",
         help="epoch, hoffmann, hoffmann-printed, or a file of puna plan fit --save",
@@ -197,7 +202,8 @@ def read(arguments: argparse.Namespace) -> Asked:
     )
     money = Money(Training(device, devices, price), serving, _load(arguments))
     limits = _all_limits(arguments, money)
-    shapes = candidates.family(_vocabulary(arguments.vocabulary))
+    group = int(_needed(arguments, "gqa", most=MOST_SHARING))
+    shapes = candidates.family(_vocabulary(arguments.vocabulary), group)
     choices = candidates.choices(money, law.counts, shapes)
     return Asked(Question(law, goal, choices, money.load.tokens, limits), money)
 

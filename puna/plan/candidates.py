@@ -173,16 +173,17 @@ def counted(config: ModelConfig, counts: Counts) -> float:
 
 
 @cache
-def family(vocabulary_size: int = 32000) -> tuple[ModelConfig, ...]:
-    """The named sizes of that vocabulary, and shapes like theirs of every size between."""
+def family(vocabulary_size: int = 32000, group: int = 1) -> tuple[ModelConfig, ...]:
+    """The named sizes of that vocabulary, and shapes like theirs of every size between; where
+    heads share keys and values, in groups of up to `group`, the named are not among them."""
     smallest = SMALLEST_BY_VOCABULARY * vocabulary_size
     number = max(2, round(math.log(LARGEST / smallest, STEP)))
     sizes = np.geomspace(smallest, LARGEST, number)
-    between = [shape_of(float(size), vocabulary_size) for size in sizes]
+    between = [shape_of(float(size), vocabulary_size, group) for size in sizes]
     same = [
         replace(config, context_length=CONTEXT)
         for config in SIZES.values()
-        if config.vocabulary_size == vocabulary_size
+        if config.vocabulary_size == vocabulary_size and group == 1
     ]
     named = [config for config in same if count.parameters(config) >= smallest]
     return tuple(dict.fromkeys([*named, *between]))

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from puna.config import nearest
-from puna.console import parse_count
+from puna.console import human_count, parse_count
 from puna.errors import ConfigError
 
 
@@ -35,6 +35,12 @@ KNOWN = {
     "palm-540b": Trained(540e9, 780e9),
     "smollm2-135m": Trained(134.5e6, 2e12),
 }
+
+
+def name_of(model: Trained) -> str:
+    """Its published name, or PARAMETERS@TOKENS."""
+    names = (name for name, one in KNOWN.items() if one == model)
+    return next(names, f"{human_count(model.parameters)}@{human_count(model.tokens)}")
 
 
 def known(name: str) -> Trained:

@@ -91,11 +91,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s._-]", "", name.lower())
 
 
-def shape_of(parameters: float, vocabulary_size: int = 32000) -> ModelConfig:
+def shape_of(parameters: float, vocabulary_size: int = 32000, group: int = 1) -> ModelConfig:
     """A LLaMA-like shape with about that many parameters, embeddings included.
 
     Heads of 128 (fewer values where the model is small), dim / layers as in the paper's sizes;
-    within 5 % of the count from 15M parameters on. Raises ConfigError below 1 million.
+    up to `group` heads share keys and values (1: none do, as in the paper). Within 5 % of the
+    count from 15M parameters on. Raises ConfigError below 1 million.
     """
     if parameters < 1e6:
         raise ConfigError(f"a model of {parameters:,.0f} parameters is no LLaMA: at least 1M")
@@ -103,26 +104,43 @@ def shape_of(parameters: float, vocabulary_size: int = 32000) -> ModelConfig:
     ideal = (parameters * LAYER_DIM / 12) ** (1 / 3)
     step = HEAD_DIM if ideal > 8 * HEAD_DIM else 64
     for dim in range(step, int(1.3 * ideal) + 2 * step, step):
-        empty = _like(dim, 1, vocabulary_size)
-        layer = count.parameters(_like(dim, 2, vocabulary_size)) - count.parameters(empty)
-        layers = round((parameters - count.parameters(empty)) / layer) + 1
-        config = _like(dim, max(1, layers), vocabulary_size)
+        one = _like(dim, vocabulary_size, group)
+        if 2 * (one.heads // one.kv_head_count) < min(group, one.heads):
+            continue  # a number of heads that has no such groups: 11, 13, 22
+        layer = count.parameters(replace(one, layers=2)) - count.parameters(one)
+        layers = round((parameters - count.parameters(one)) / layer) + 1
+        config = replace(one, layers=max(1, layers))
         if best is None or _misfit(config, parameters) < _misfit(best, parameters):
             best = config
     assert best is not None
     return best
 
 
-def _like(dim: int, layers: int, vocabulary_size: int) -> ModelConfig:
+def _like(dim: int, vocabulary_size: int, group: int) -> ModelConfig:
+    """One layer of the shape."""
+    heads = max(1, dim // HEAD_DIM) if dim % HEAD_DIM == 0 else dim // 64
     return ModelConfig(
         dim=dim,
-        layers=layers,
-        heads=max(1, dim // HEAD_DIM) if dim % HEAD_DIM == 0 else dim // 64,
+        layers=1,
+        heads=heads,
+        kv_heads=_fewest(heads, group) if group > 1 else None,
         vocabulary_size=vocabulary_size,
         context_length=2048,
         multiple_of=256 if dim > 1024 else 64,
         tied_embeddings=dim <= 768,
     )
+
+
+def _fewest(heads: int, group: int) -> int:
+    """The fewest heads of keys and values, each for up to `group` of the queries'."""
+    return next(one for one in range(-(-heads // group), heads + 1) if heads % one == 0)
+
+
+def shape_words(config: ModelConfig) -> str:
+    """A shape in a few words: 32 layers of 4096."""
+    group = config.heads // config.kv_head_count
+    shared = f", {group} heads a key" if group > 1 else ""
+    return f"{config.layers} layers of {config.dim}{shared}"
 
 
 def _misfit(config: ModelConfig, parameters: float) -> float:

@@ -48,7 +48,7 @@ def test_the_advice_fits_a_screen(words, capsys):
 
 def test_it_says_what_the_alternatives_cost_and_what_is_assumed(capsys):
     said = ask(capsys, *GOOD)
-    rows = ("this plan", "Chinchilla's", "half of it", "twice it")
+    rows = ("this plan", "Chinchilla's", "llama-13b", "half of it", "twice it")
     lines = ("It beats Chinchilla's from", "90 % of refits:", "assumes ", "1,000 read and 250")
     for part in (*rows, *lines):
         assert part in said, part
@@ -109,6 +109,16 @@ def test_a_small_vocabulary_lets_models_be_small(capsys):
     assert plan["parameters"] == pytest.approx(4e6, rel=0.4)
     said = ask(capsys, *words[:2], "--vocabulary", "10", code=2)
     assert "--vocabulary should be 2,000 to 1,000,000" in said
+
+
+def test_heads_may_share_keys_and_values(capsys):
+    assert ", 8 heads a key) on " in ask(capsys, *GOOD, "--gqa", "8")
+
+
+def test_without_use_the_plan_is_said_to_be_chinchillas(capsys):
+    said = ask(capsys, "--as-good-as", "7B@140B")
+    assert "It is Chinchilla's, the least training: no use is expected" in said
+    assert "7B@140B  " in said
 
 
 def test_what_a_chosen_model_takes_is_asked_by_the_same_verb(capsys):
@@ -176,6 +186,7 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         ((*GOOD, "--micro-batch", "4"), 2, "--micro-batch is of a model that is chosen"),
         ((*GOOD, "--requests-a-day", "5"), 2, "both say how much"),
         ((*GOOD, "--prompt", "0"), 2, "--prompt should be above 0"),
+        ((*GOOD, "--gqa", "0"), 2, "--gqa should be above 0 and at most 128, got 0"),
         ((*GOOD, "--serve-busy", "1.5"), 2, "--serve-busy should be above 0 and at most 1"),
         ((*GOOD, "--on", "24GB", "--first-token", "1"), 2, "need a device"),
         ((*GOOD, "--first-token", "soon"), 2, "--first-token should be seconds"),

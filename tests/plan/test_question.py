@@ -70,6 +70,29 @@ def test_sardanas_13b_with_two_trillion_tokens_of_use():
     assert found.break_even_tokens == pytest.approx(break_even_tokens(small, large))
 
 
+def test_the_model_that_is_named_stands_beside_the_plan():
+    """LLaMA's 13B took 135,168 GPU-hours (paper, table 15): what it costs at a price an hour."""
+    hour = 2.0
+    bill = Money(replace(TRAIN, usd_per_hour=hour), SERVE, LOAD)
+    found = asked(Goal(as_good_as=known("llama-13b")), of=choices(bill))
+    assert found.named is not None
+    assert (found.named.config.layers, found.named.tokens) == (40, 1e12)
+    assert found.named.training_usd == pytest.approx(135_168 * hour, rel=0.1)
+    assert found.named.loss == pytest.approx(found.plan.loss, abs=1e-4)
+    assert found.named.total_usd > found.plan.total_usd
+    assert asked(Goal(loss=2.05)).named is None
+
+
+def test_heads_that_share_keys_make_use_cheaper_and_the_model_larger():
+    alone, shared = (
+        asked(Goal(loss=2.05), of=choices(Money(TRAIN, SERVE, LOAD), shapes=family))
+        for family in (candidates.family(), candidates.family(group=8))
+    )
+    assert shared.plan.inference_usd < 0.8 * alone.plan.inference_usd
+    assert shared.plan.total_usd < alone.plan.total_usd
+    assert shared.plan.config.kv_head_count < shared.plan.config.heads
+
+
 def test_half_of_chinchillas_70b_pays_back_after_two_and_a_half_trillion_tokens():
     found = asked(Goal(as_good_as=known("chinchilla-70b")), use=0, of=FLOPS)
     assert found.half is not None

@@ -62,3 +62,13 @@ def test_more_parameters_are_never_a_smaller_shape():
 def test_no_llama_is_smaller_than_a_million():
     with pytest.raises(ConfigError, match="at least 1M"):
         shapes.shape_of(1e5)
+
+
+@pytest.mark.parametrize("parameters", [3e8, 1e9, 7e9, 7e10, 4e11])
+def test_heads_share_keys_and_values_in_groups_of_about_that_many(parameters):
+    config = shapes.shape_of(parameters, group=8)
+    assert count.parameters(config) == pytest.approx(parameters, rel=0.05)
+    assert 4 <= config.heads // config.kv_head_count <= 8
+    assert shapes.shape_words(config).endswith("heads a key")
+    assert shapes.shape_words(shapes.model("llama3-8b")) == "32 layers of 4096, 4 heads a key"
+    assert shapes.shape_words(named("7B")) == "32 layers of 4096"

@@ -18,6 +18,7 @@ from puna.plan.limits import money
 from puna.plan.question import Band, Plan
 from puna.plan.report.axes import Axis
 from puna.plan.report.facts import Laid, PlanFacts
+from puna.plan.shapes import shape_words
 
 GIB = 2**30
 USES = (1e12, 1e13, 1e14)  # tokens of a life, for which the optimum is shown
@@ -57,7 +58,7 @@ def _said(facts: PlanFacts) -> dict[str, str]:
     used = facts.question.inference_tokens
     said = {
         "loss": f"{plan.loss:.3f}",
-        "shape": f"{plan.config.layers} layers of {plan.config.dim}",
+        "shape": shape_words(plan.config),
         "per-parameter": human_count(plan.tokens / plan.parameters),
         "days": _took(facts.days(plan.config, plan.tokens)),
         "used": human_count(used),
@@ -71,6 +72,7 @@ def _said(facts: PlanFacts) -> dict[str, str]:
         "chinchilla": answer.chinchilla,
         "half": answer.half,
         "twice": answer.twice,
+        "named": answer.named,
     }
     for name, one in plans.items():
         said |= {f"{name}-{key}": words for key, words in _row(one).items()}

@@ -76,11 +76,15 @@ function answer(state) {
     const reaches = other !== plan.index && Number.isFinite(training[other] + asks.use[other]);
     return reaches ? planned(asks, other, tokens[other]) : null;
   });
+  const ownIndex = state.model ? nearest(sizes, state.model[0]) : null;
+  const named = ownIndex !== null && asks.use[ownIndex] < Infinity
+    ? planned(asks, ownIndex, state.model[1]) : null;
   const [each, otherEach] = [plan.index, trained].map((i) => asks.inference[i]);
   const pays = each < otherEach && otherEach < Infinity;
   const even = pays ? (plan.training - chinchilla.training) / (otherEach - each) : null;
   return {
-    asks, plan, loss, tokens, training, chinchilla, half, twice, even, band: band(asks, plan),
+    asks, plan, loss, tokens, training, even,
+    others: { chinchilla, half, twice, named }, band: band(asks, plan),
   };
 }
 
@@ -151,11 +155,10 @@ function beyond(plan) {
     : "The plan lies within the runs behind the law.";
 }
 
-function said({ asks, plan, loss, chinchilla, half, twice, even, band }) {
-  const [layers, dim] = data.shapes[plan.index];
+function said({ asks, plan, loss, others, even, band }) {
   const words = {
     loss: loss.toFixed(3),
-    shape: `${layers} layers of ${dim}`,
+    shape: data.shapes[plan.index],
     "per-parameter": count(plan.tokens / plan.size),
     days: took(data.days[plan.index] * plan.tokens * asked.share / asks.share),
     used: count(asks.used),
@@ -163,12 +166,12 @@ function said({ asks, plan, loss, chinchilla, half, twice, even, band }) {
     unanswered: band && band.unanswered
       ? `By ${(100 * band.unanswered).toFixed(1)}% of the refits nothing keeps to the limits.` : "",
     million: asks.used ? usd(1e6 * plan.use / asks.used) : "-",
-    even: plan === chinchilla ? "It is Chinchilla's plan."
+    even: plan === others.chinchilla ? "It is Chinchilla's plan."
       : even === null
         ? "Chinchilla's plan costs less however much it is used, or cannot be served."
         : `It costs less than Chinchilla's from ${count(even)} tokens of use on.`,
   };
-  for (const [name, one] of Object.entries({ plan, chinchilla, half, twice }))
+  for (const [name, one] of Object.entries({ plan, ...others }))
     for (const [key, text] of Object.entries(row(one))) words[`${name}-${key}`] = text;
   for (const times of data.ticks) words[`tick-${times}`] = count(times * plan.size);
   for (const key of ["loss", "parameters", "tokens", "total_usd"])
@@ -213,7 +216,7 @@ function curves({ asks, plan, tokens, training }) {
   };
 }
 
-function dots({ asks, plan, loss, tokens, training, chinchilla, band }) {
+function dots({ asks, plan, loss, tokens, training, others: { chinchilla }, band }) {
   const map = (n, d) => at(frames.parameters, n, frames.tokens, d);
   const law = (value) => at(frames.flops, 6 * plan.size * plan.tokens, frames.loss, value);
   const found = {
@@ -245,7 +248,7 @@ function labels(drawn) {
 const GIB = 2 ** 30;
 const sum = (values) => values.reduce((one, other) => one + other, 0);
 
-function memory({ plan, chinchilla }) {
+function memory({ plan, others: { chinchilla } }) {
   const bars = {}, words = {};
   for (const [name, one] of Object.entries({ plan, chinchilla })) {
     const size = data.laid[nearest(data.laid.map((each) => each.parameters), one.size)];

@@ -18,6 +18,7 @@ from puna.plan.report.controls import controls
 from puna.plan.report.facts import PlanFacts
 from puna.plan.report.moving import CHEAP, PART_WORDS, TICKS, USES, moving
 from puna.plan.report.pictures import LABEL_LEFT, said
+from puna.plan.shapes import shape_words
 
 DIGITS = 9
 
@@ -83,7 +84,7 @@ def data(facts: PlanFacts) -> str:
         "training": _numbers(choices.training),
         "inference": _numbers(choices.inference),
         "days": _numbers(facts.days(config, 1.0) for config in choices.configs),
-        "shapes": [[config.layers, config.dim] for config in choices.configs],
+        "shapes": [shape_words(config) for config in choices.configs],
         "servesAtSamePrice": facts.serves_at_same_price,
         "keeps": _keeps(facts),
         "perToken": [_per_token(facts, *one) for one in _limits(facts) if one[0].per_token],

@@ -38,7 +38,7 @@ def costs(facts: PlanFacts, moved: dict[str, Any]) -> Section:
     words = moved["said"]
     names = {
         "plan": "this plan", "chinchilla": "Chinchilla's", "half": "half of it",
-        "twice": "twice it",
+        "twice": "twice it", "named": "the one named",
     }  # fmt: skip
     rows = "".join(
         f"<tr{' class=plan' if name == 'plan' else ''}><th scope=row>{title}</th>"
