@@ -1,7 +1,7 @@
 """The most memory that training holds, measured in processes of their own, beside the plan's.
 
     python bench/memory_plan.py                    every shape under every policy, 10 minutes
-    python bench/memory_plan.py --shape long --policy full
+    python bench/memory_plan.py --shape long --policy full --compile
 
 Each case is `puna.train.pretrain` itself: three steps, a validation, the last checkpoint. What
 counts is the process' peak resident size less what it held before the model was built (on a GPU
@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,17 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), help="one shape instead of all")
     parser.add_argument("--policy", choices=POLICIES, help="one policy instead of all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="with compiled blocks")
     parser.add_argument("--dry", action="store_true", help="append nothing")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.shape, arguments.policy, arguments.device)
+        work(arguments.shape, arguments.policy, arguments.device, arguments.compile)
         return
     rows = []
     for shape in [arguments.shape] if arguments.shape else list(SHAPES):
         for policy in [arguments.policy] if arguments.policy else POLICIES:
-            row = measured(shape, policy, arguments.device)
+            row = measured(shape, policy, arguments.device, arguments.compile)
             rows.append(row)
             print(f"{shape} {policy}: {json.dumps(row)}", flush=True)
             if not arguments.dry:
@@ -92,17 +93,21 @@ def main() -> None:
     )
 
 
-def measured(shape: str, policy: str, device: str = "cpu") -> dict[str, Any]:
+def measured(
+    shape: str, policy: str, device: str = "cpu", compiles: bool = False
+) -> dict[str, Any]:
     """A case in a process of its own: its row."""
     words = ["--worker", "--shape", shape, "--policy", policy, "--device", device]
+    words += ["--compile"] if compiles else []
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{shape} {policy} ended with {done.returncode}; see above")
     facts: dict[str, Any] = json.loads(done.stdout)
     model, sequences, at_once = SHAPES[shape]
+    who = devices.this_machine(1, {"fp32": 1}, "not measured")
     run = TrainingRun(
         model,
-        devices.this_machine(1, {"fp32": 1}, "not measured"),
+        who if device == "cpu" else replace(who, kind="gpu"),
         batch_tokens=sequences * model.context_length,
         micro_batch=at_once,
         precision=facts["dtype"],
@@ -115,12 +120,13 @@ def measured(shape: str, policy: str, device: str = "cpu") -> dict[str, Any]:
         "model": {key: value for key, value in asdict(model).items() if value is not None},
         "sequences": sequences,
         "micro_batch": at_once,
+        "compiled": compiles,
         **facts,
         "planned_bytes": round(parts.total),
     }
 
 
-def work(shape: str, policy: str, device: str) -> None:
+def work(shape: str, policy: str, device: str, compiles: bool) -> None:
     """Train three steps and print what was held, as JSON."""
     from puna.tokens.shards import ShardsConfig, ShardSet, write_shards
     from puna.tokens.tokenizer import Tokenizer
@@ -145,7 +151,7 @@ def work(shape: str, policy: str, device: str) -> None:
             micro_batch_sequences=at_once,
             warmup_steps=1,
             threads=1,
-            compile="off",
+            compile="on" if compiles else "off",
             device=device,  # type: ignore[arg-type]
             activation_checkpointing=policy,  # type: ignore[arg-type]
             validation_tokens=model.context_length,

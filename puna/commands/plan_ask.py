@@ -26,8 +26,8 @@ WHICH_MODEL = (
     "loss", "as_good_as", "budget", "training_budget", "training_days", "most_tokens",
 )  # fmt: skip
 CHOSEN_MODEL = (
-    "tokens", "batch_tokens", "context", "micro_batch", "checkpointing", "tensor", "pipeline",
-    "zero",
+    "tokens", "batch_tokens", "context", "micro_batch", "precision", "compile", "checkpointing",
+    "tensor", "pipeline", "zero",
 )  # fmt: skip
 LEAST_VOCABULARY, MOST_VOCABULARY = 2_000, 1_000_000
 MOST_SHARING = 128  # heads: more than any model's

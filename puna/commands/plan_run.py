@@ -38,9 +38,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-tokens", metavar="N", help="of a step (about 4M)")
     group.add_argument("--context", type=int, metavar="N", help="of a sequence (the model's)")
     group.add_argument("--micro-batch", type=int, metavar="N", help="sequences at once (chosen)")
-    group.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the products"
-    )
+    group.add_argument("--precision", choices=("bf16", "fp32"), help="of the products (bf16)")
+    group.add_argument("--compile", choices=("on", "off"), help="blocks (on; off on Apple's)")
     group.add_argument(
         "--checkpointing", choices=("none", "selective", "narrow", "full"), help="(chosen)"
     )
@@ -87,11 +86,12 @@ def _found(arguments: argparse.Namespace) -> Found:
         context_length=_context(arguments.context, config),
         batch_tokens=_whole("--batch-tokens", arguments.batch_tokens),
         micro_batch=_positive("--micro-batch", arguments.micro_batch),
-        precision=arguments.precision,
+        precision=arguments.precision or "bf16",
         checkpointing=arguments.checkpointing,
         tensor=_positive("--tensor", arguments.tensor),
         pipeline=_positive("--pipeline", arguments.pipeline),
         zero=arguments.zero,
+        compiled=None if arguments.compile is None else arguments.compile == "on",
     )
     chosen = advice.best(wish)
     tokens = _tokens(arguments, config)
@@ -169,6 +169,7 @@ def _option_record(option: Option) -> dict[str, Any]:
         "context_length": run.context,
         "precision": run.precision,
         "checkpointing": run.checkpointing,
+        "compiled": run.compiled,
         "fits": option.fits,
         "memory": {**asdict(option.memory), "total": option.memory.total},
         "step": {**asdict(step), "seconds": step.seconds},
@@ -205,9 +206,11 @@ def _head(found: Found) -> Iterator[str]:
     ways += [f"ZeRO {layout.zero}"] if layout.zero else []
     who = "as puna train runs it" if layout.is_punas else "planned: puna train takes one device"
     yield f"layout    {' x '.join(ways) or 'one device'} ({who})"
-    yield (
-        f"          checkpointing {run.checkpointing}, {run.precision}, {run.micro_batches:,} "
-        f"micro-batches of {run.micro_batch} x {run.context:,} tokens"
+    yield _wrapped(
+        "",
+        f"checkpointing {run.checkpointing}, {run.precision}"
+        f"{'' if run.compiled else ', not compiled'}, {run.micro_batches:,} "
+        f"micro-batches of {run.micro_batch} x {run.context:,} tokens",
     )
 
 

@@ -36,6 +36,7 @@ class Wish:
     tensor: int | None = None
     pipeline: int | None = None
     zero: int | None = None
+    compiled: bool | None = None  # None: except on Apple's, as `puna train` does
 
     @property
     def context(self) -> int:
@@ -171,6 +172,7 @@ def _runs(wish: Wish) -> Iterator[TrainingRun]:
                 context_length=wish.context,
                 precision=wish.precision,
                 checkpointing=policy,
+                compiled=wish.device.kind != "apple" if wish.compiled is None else wish.compiled,
             )
 
 

@@ -61,6 +61,7 @@ class TrainingRun:
     context_length: int = 0  # 0: the model's own
     precision: Precision = "bf16"
     checkpointing: Checkpointing = "selective"
+    compiled: bool = True  # as `puna train` does wherever it pays
 
     def __post_init__(self) -> None:
         layout, config = self.layout, self.config

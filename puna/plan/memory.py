@@ -15,10 +15,14 @@ from puna.weights.gguf_types import TYPES
 from puna.weights.source import EMBEDDING, StoredTensor, tensor_names
 
 CHUNK_ROWS = 512  # of logits that exist at a time (puna.train.loss)
+LOGIT_BYTES = {"bf16": 18, "fp32": 16}  # of each, with its gradients
+COMPILED_LOGIT_BYTES = {"bf16": 8, "fp32": 14}  # fewer of them are written down (measured)
+COMPILED_HIDDEN_BYTES = 4  # silu and the gated product in bf16, one of them in fp32 (measured)
 # Of the CPU's heap, which keeps what is freed (puna.train.execution.keep_freed_memory): holes that
 # no later tensor fits into, in intermediate values of a layer and of the loss, and what libraries
 # load with the first step. Fitted to 12 measured peaks (docs/explain/where-the-memory-goes.md).
 HOLES_OF_LAYERS, HOLES_OF_LOSS, LIBRARY_BYTES = 3.4, 1.0, 5e7
+COMPILED_HEAP_BYTES = 4.7e8  # of a compiled run: 160 MB are the compiler; as fitted
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def training(run: TrainingRun) -> TrainingMemory:
     peak = max(found, key=lambda one: one.total)
     if run.device.kind != "cpu":
         return peak
+    if run.compiled:
+        return replace(peak, allocator=COMPILED_HEAP_BYTES)
     holes = HOLES_OF_LAYERS * values.one_layer + HOLES_OF_LOSS * (values.loss - values.states)
     return replace(peak, allocator=holes + LIBRARY_BYTES)
 
@@ -129,9 +135,10 @@ class _Values:
         of_layer = _kept_bytes(one, run, run.micro_batch, run.checkpointing)
         rows = run.micro_tokens * config.dim
         output = config.vocabulary_size * config.dim
-        logits = min(CHUNK_ROWS, run.micro_tokens) * config.vocabulary_size
+        of_logit = (COMPILED_LOGIT_BYTES if run.compiled else LOGIT_BYTES)[run.precision]
+        logits = min(CHUNK_ROWS, run.micro_tokens) * config.vocabulary_size * of_logit
         states = (12 + 4) * rows
-        loss = states + output * (4 if is_wide else 6) + logits * (16 if is_wide else 18)
+        loss = states + output * (4 if is_wide else 6) + logits
         return cls(
             kept=kept / tensor,
             one_layer=one_layer / tensor,
@@ -147,13 +154,16 @@ class _Values:
 def _kept_bytes(
     config: ModelConfig, run: TrainingRun, sequences: int, policy: count.Checkpointing
 ) -> float:
-    """Activations kept, less the turned queries and keys that our CPU kernels do not keep."""
+    """Activations kept; without checkpointing less what compiled blocks compute again of SwiGLU,
+    and the turned queries and keys, which our CPU kernels do not keep."""
     width = 2 if run.precision == "bf16" else 4
     kept = count.activation_bytes(config, sequences, run.context, policy, width)
-    if policy != "none" or run.device.kind != "cpu" or run.precision != "bf16":
+    if policy != "none":
         return kept
-    turned = config.dim + config.kv_head_count * config.head_dim
-    return kept - config.layers * sequences * run.context * turned * width
+    again = COMPILED_HIDDEN_BYTES * config.ffn_dim if run.compiled else 0
+    if run.device.kind == "cpu" and run.precision == "bf16":
+        again += width * (config.dim + config.kv_head_count * config.head_dim)
+    return kept - config.layers * sequences * run.context * again
 
 
 def _layer_parameters(config: ModelConfig) -> float:

@@ -184,6 +184,7 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         ((*GOOD, "--usd-per-hour", "-3"), 2, "--usd-per-hour should be above 0"),
         ((*GOOD, "--model", "7B"), 2, "--as-good-as asks which model to train"),
         ((*GOOD, "--micro-batch", "4"), 2, "--micro-batch is of a model that is chosen"),
+        ((*GOOD, "--precision", "fp32"), 2, "--precision is of a model that is chosen"),
         ((*GOOD, "--requests-a-day", "5"), 2, "both say how much"),
         ((*GOOD, "--prompt", "0"), 2, "--prompt should be above 0"),
         ((*GOOD, "--gqa", "0"), 2, "--gqa should be above 0 and at most 128, got 0"),

@@ -29,6 +29,7 @@ def ask(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> st
         ("llama3.1-405b", "--devices", "16384xH100-SXM", "--tokens", "15.6T", "--context", "8192",
          "--batch-tokens", "134217728"),
         ("110M", "--devices", "M4-Max", "--tokens", "10B", "--precision", "fp32"),
+        ("7B", "--devices", "8xA100-80GB", "--compile", "off"),
     ],
 )  # fmt: skip
 def test_the_answer_fits_a_screen(words, capsys):
