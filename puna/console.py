@@ -187,7 +187,7 @@ def human_bytes(value: float) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A duration people read: 0.35 s, 42 s, 5 min 03 s, 3 h 20 min, 21 days."""
+    """A duration people read: 0.35 s, 42 s, 5 min 03 s, 3 h 20 min, 21 days, 7.4 years."""
     if seconds < 9.95:
         return f"{seconds:.2g} s"
     whole = round(seconds)
@@ -197,4 +197,5 @@ def human_duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 86400 * 2:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{seconds / 86400:.3g} days"
+    years = seconds / (365.25 * 86400)
+    return f"{seconds / 86400:.3g} days" if years < 2 else f"{human_count(years)} years"

@@ -174,6 +174,8 @@ def test_bytes_are_in_binary_units(value: float, text: str):
         (303, "5 min 03 s"),
         (12_000, "3 h 20 min"),
         (21 * 86_400, "21 days"),
+        (1000 * 86_400, "2.74 years"),
+        (1.69e5 * 86_400, "463 years"),
     ],
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DAY = 86400
 SHOWN_LIMITS = 5
+BINDS = 0.99  # of a limit
 COLUMNS = ("same loss", "size", "tokens", "training", "use", "total", "breaks")
 
 
@@ -25,7 +26,8 @@ def text(asked: Asked, answer: Answer) -> str:
     plan = answer.plan
     lines = [
         f"Train {human_count(plan.parameters)} parameters ({shape_words(plan.config)}) on "
-        f"{human_count(plan.tokens)} tokens, {plan.tokens / plan.parameters:.3g} a parameter.",
+        f"{human_count(plan.tokens)} tokens, {human_count(plan.tokens / plan.parameters)} a "
+        "parameter.",
         "",
         table(COLUMNS, _rows(asked, answer)),
         "",
@@ -80,9 +82,9 @@ def _span(bounds: tuple[float, float]) -> str:
 
 
 def _limits(answer: Answer) -> Iterator[str]:
-    """What it takes of the limits that were asked for, the tightest first."""
-    asked = sorted((one for one in answer.kept if one.asked), key=lambda one: -one.share)
-    for one in asked[:SHOWN_LIMITS]:
+    """What it takes of the limits, the tightest first: of those asked for, and others that bind."""
+    told = [one for one in answer.kept if one.asked or one.share >= BINDS]
+    for one in sorted(told, key=lambda one: -one.share)[:SHOWN_LIMITS]:
         yield f"Keeps to {one.bound} {one.label}: {one.value}."
 
 

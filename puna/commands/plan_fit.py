@@ -152,7 +152,7 @@ def _advice(fitted: Fitted) -> list[str]:
         size, tokens = law.optimum(flops)
         lines.append(
             f"  {flops:.1e}: {human_count(size)} on {human_count(tokens)} tokens "
-            f"({tokens / size:.3g} a parameter), loss {law.loss(size, tokens):.3f}"
+            f"({human_count(tokens / size)} a parameter), loss {law.loss(size, tokens):.3f}"
         )
     lines[-1] += ", extrapolated"
     return lines

@@ -188,12 +188,6 @@ def _wrapped(name: str, words: str) -> str:
     return textwrap.fill(words, 80, initial_indent=f"{name:<10}", subsequent_indent=" " * 10)
 
 
-def _took(seconds: float) -> str:
-    """A duration; beyond two years in years."""
-    years = seconds / (365.25 * 86400)
-    return f"{years:,.3g} years" if years > 2 else human_duration(seconds)
-
-
 def _head(found: Found) -> Iterator[str]:
     from puna.model import count
 
@@ -240,7 +234,7 @@ def _speed(option: Option) -> Iterator[str]:
     each = step.tokens_per_second / run.layout.devices
     yield (
         f"speed     {human_count(step.tokens_per_second)} tokens/s, {each:,.0f} a device, MFU "
-        f"{step.mfu:.1%}; {_took(step.seconds)} a step of {human_count(run.batch_tokens)}"
+        f"{step.mfu:.1%}; {human_duration(step.seconds)} a step of {human_count(run.batch_tokens)}"
     )
     kinds = {name: value for name, value in asdict(step.traffic).items() if value}
     sent = ", ".join(
@@ -258,14 +252,14 @@ def _cost(found: Found) -> Iterator[str]:
     price = "no price is known (--usd-per-hour)"
     if cost.usd is not None:
         price = f"${human_count(cost.usd)} at ${found.usd_per_hour:.2f} an hour each"
-    took = _took(cost.seconds)
+    took = human_duration(cost.seconds)
     yield f"training  {human_count(found.tokens)} tokens: {took}, {price}"
     if cost.energy_kwh is None or cost.carbon_kg is None:
         yield "          energy and carbon: nobody says what this machine draws"
         return
     yield (
         f"          {human_count(cost.device_hours)} device-hours at {device.watts:g} W: "
-        f"{cost.energy_kwh / 1000:,.3g} MWh, {cost.carbon_kg / 1000:,.3g} tCO2e"
+        f"{human_count(cost.energy_kwh / 1000)} MWh, {human_count(cost.carbon_kg / 1000)} tCO2e"
     )
 
 
@@ -274,12 +268,15 @@ def _others(found: Found) -> str:
     for name, one in found.others[:SHOWN]:
         days = found.tokens / one.step.tokens_per_second
         fits = "fits" if one.fits else "too large"
-        rows.append([name[:44], f"{one.memory.total / GIB:.1f} GiB", fits, _took(days)])
+        rows.append([name[:44], f"{one.memory.total / GIB:.1f} GiB", fits, human_duration(days)])
     head = "other ways" if found.chosen.fits else "what would make it fit"
     if not any(one.fits for _name, one in found.others) and not found.chosen.fits:
         head = "nothing makes it fit; smallest first"
     if not rows:
-        return "nothing that was tried makes it smaller, nor do 1,024 times the devices"
+        return (
+            "nothing that was tried makes it fit, nor do 1,024 times the devices;\n"
+            "a shorter --context might"
+        )
     return table([head, "memory", "", "time"], rows)
 
 

@@ -195,11 +195,26 @@ def _impossible(wish: Wish) -> ConfigError:
     asked = {name: value for name in names if (value := getattr(wish, name)) is not None}
     fixed = ", ".join(f"{name} {value}" for name, value in asked.items()) or "whole sequences"
     batch = wish.batch_tokens or PAPER_BATCH_TOKENS
-    at_once = wish.devices * wish.context * (wish.micro_batch or 1)
     return ConfigError(
         f"{wish.devices} devices have no layout with {fixed} for {wish.config.layers} layers, "
         f"{wish.config.kv_head_count} key-value heads and {batch:,} tokens a step",
-        hint="tensor divides the heads and stays in a node, tensor x pipeline divides the devices, "
-        "data x micro-batch x context divides the step's tokens: try --batch-tokens "
-        f"{max(1, round(batch / at_once)) * at_once}",
+        hint=_what_would_do(wish, batch),
     )
+
+
+def _what_would_do(wish: Wish, batch: int) -> str:
+    """What to ask for instead, by the first thing that is in the way."""
+    heads, layers = wish.config.kv_head_count, wish.config.layers
+    tensor, pipeline = wish.tensor or 1, wish.pipeline or 1
+    if heads % tensor:
+        return f"tensor parallelism of a divisor of {heads}, at most {wish.device.node_devices}"
+    if pipeline > layers:
+        return f"at most {layers} stages, one for each layer"
+    if wish.devices % (tensor * pipeline):
+        return f"devices that {tensor} x {pipeline} divides, or other ways to split"
+    data = wish.devices // (tensor * pipeline)
+    if data == 1 and wish.zero:
+        return "ZeRO splits over data-parallel devices and here is one: --zero 0, or more devices"
+    at_once = data * wish.context * (wish.micro_batch or 1)
+    fitting = max(1, round(batch / at_once)) * at_once
+    return f"{data} data x micro-batch x context divides a step: --batch-tokens {fitting}"

@@ -98,6 +98,8 @@ def _usd(seconds: float, device: Device, devices: int, usd_per_hour: float | Non
     found = cost(seconds, device, devices, usd_per_hour).usd
     if found is None:
         raise ConfigError(
-            f"{device.name} has no price an hour", hint="say what an hour is worth to you"
+            f"{device.name} has no price an hour",
+            hint="say what an hour of it is worth to you: --usd-per-hour, or "
+            "--serve-usd-per-hour of one that serves",
         )
     return found

@@ -82,10 +82,18 @@ def test_more_memory_never_makes_it_slower():
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"tensor": 3}, {"pipeline": 5}, {"batch_tokens": 1_000_000}, {"devices": 1, "zero": 3}],
+    ("change", "hint"),
+    [
+        ({"tensor": 3}, "a divisor of 32, at most 8"),
+        ({"pipeline": 5}, "1 x 5 divides"),
+        ({"pipeline": 64, "devices": 64}, "at most 32 stages"),
+        ({"batch_tokens": 1_000_000}, "--batch-tokens 999424"),
+        ({"devices": 1, "zero": 3}, "--zero 0"),
+    ],
 )
-def test_what_no_layout_can_do_is_refused(change):
+def test_what_no_layout_can_do_is_refused(change, hint):
     with pytest.raises(ConfigError, match="have no layout with") as caught:
         advice.best(replace(SEVEN, **change))
-    assert "--batch-tokens" in str(caught.value.hint)
+    assert hint in str(caught.value.hint)
+    if "--batch-tokens" in hint:
+        advice.best(replace(SEVEN, batch_tokens=int(hint.split()[-1])))

@@ -21,6 +21,7 @@ from puna.plan.report.facts import Laid, PlanFacts
 from puna.plan.shapes import shape_words
 
 GIB = 2**30
+YEAR = 365.25  # days
 USES = (1e12, 1e13, 1e14)  # tokens of a life, for which the optimum is shown
 CHEAP = 1.1  # times the plan's cost is near enough to the least
 TICKS = (1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the plan's size, below the chart of costs
@@ -108,6 +109,8 @@ def _million(usd: float, used: float) -> str:
 
 
 def _took(days: float) -> str:
+    if days >= 2 * YEAR:
+        return f"{human_count(days / YEAR)} years"
     return f"{human_count(days)} days" if days >= 1 else f"{human_count(24 * days)} hours"
 
 

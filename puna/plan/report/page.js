@@ -124,7 +124,12 @@ function count(value) {
 
 const usd = (value) => "$" + count(value);
 
-const took = (days) => (days >= 1 ? `${count(days)} days` : `${count(24 * days)} hours`);
+const YEAR = 365.25; // days
+
+function took(days) {
+  if (days >= 2 * YEAR) return `${count(days / YEAR)} years`;
+  return days >= 1 ? `${count(days)} days` : `${count(24 * days)} hours`;
+}
 
 function row(plan) {
   if (!plan) return { size: "-", tokens: "-", training: "-", use: "-", total: "-" };
