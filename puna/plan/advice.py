@@ -217,4 +217,4 @@ def _what_would_do(wish: Wish, batch: int) -> str:
         return "ZeRO splits over data-parallel devices and here is one: --zero 0, or more devices"
     at_once = data * wish.context * (wish.micro_batch or 1)
     fitting = max(1, round(batch / at_once)) * at_once
-    return f"{data} data x micro-batch x context divides a step: --batch-tokens {fitting}"
+    return f"{data} data x micro-batch x context divides a step: try --batch-tokens {fitting}"

@@ -112,7 +112,7 @@ class Answer:
     chinchilla: Plan  # least training, whatever its use costs, and free of limits
     half: Plan | None
     twice: Plan | None
-    named: Plan | None  # the model to be as good as, on its own tokens
+    named: Plan | None  # the size nearest to the model to be as good as
     break_even_tokens: float | None  # of inference, from which on the plan beats Chinchilla's
     kept: tuple[Kept, ...]
     band: Band | None  # None where the law has no draws
@@ -150,7 +150,7 @@ def answer(question: Question) -> Answer:
         chinchilla=chinchilla,
         half=half,
         twice=twice,
-        named=problem.named(law),
+        named=problem.named(same_loss, law),
         break_even_tokens=problem.break_even(plan, index, chinchilla, trained),
         kept=problem.kept(index, tokens),
         band=problem.band(plan, law.draws) if law.draws else None,
@@ -289,14 +289,14 @@ class _Problem:
             broken=tuple(row.short for row in rows if row.share[index] > 1 + ROUNDING),
         )
 
-    def named(self, law: Law) -> Plan | None:
-        """The choice nearest to the model to be as good as, on that model's tokens; None without
-        one, or where it cannot be served."""
+    def named(self, tokens: FloatArray, law: Law) -> Plan | None:
+        """The choice nearest to the model to be as good as, on so many tokens [choices]; None
+        without one, or where it cannot be served."""
         model = self.goal.as_good_as
         index = self.choices.nearest(model.parameters) if model else 0
-        if model is None or not np.isfinite(self.lifetime_usd[index]):
+        if model is None or not np.isfinite(tokens[index] + self.lifetime_usd[index]):
             return None
-        return self.plan(index, model.tokens, law)
+        return self.plan(index, tokens[index], law)
 
     def least_training(self, tokens: FloatArray) -> int:
         """The choice that costs least to train on so many tokens [choices] and can be served."""

@@ -96,7 +96,7 @@ def test_every_alternative_of_the_record_is_whole(capsys):
         (("7B", "--devices", "8xA100-90GB"), "has no 'A100-90GB'", "A100-80GB"),
         (("7B", "--devices", "2xthis"), "there is one machine here", "8xA100-80GB"),
         (("7B", "--devices", "8xA100", "--tensor", "3"), "no layout with tensor 3", "divisor"),
-        (("7B", "--devices", "8xA100", "--batch-tokens", "1M"), "1,000,000 tokens a step", "to"),
+        (("7B", "--devices", "8xA100", "--batch-tokens", "1M"), "1,000,000 tokens a step", "try"),
         (("7B", "--devices", "8xA100", "--tokens", "0"), "--tokens should be at least 1", ""),
         (("7B", "--devices", "8xA100", "--micro-batch", "0"), "--micro-batch should be", ""),
     ],

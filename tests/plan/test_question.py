@@ -76,9 +76,10 @@ def test_the_model_that_is_named_stands_beside_the_plan():
     bill = Money(replace(TRAIN, usd_per_hour=hour), SERVE, LOAD)
     found = asked(Goal(as_good_as=known("llama-13b")), of=choices(bill))
     assert found.named is not None
-    assert (found.named.config.layers, found.named.tokens) == (40, 1e12)
+    assert found.named.config.layers == 40
+    assert found.named.tokens == pytest.approx(1e12, rel=1e-3)
     assert found.named.training_usd == pytest.approx(135_168 * hour, rel=0.1)
-    assert found.named.loss == pytest.approx(found.plan.loss, abs=1e-4)
+    assert found.named.loss == pytest.approx(found.plan.loss)
     assert found.named.total_usd > found.plan.total_usd
     assert asked(Goal(loss=2.05)).named is None
 

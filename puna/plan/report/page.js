@@ -77,8 +77,8 @@ function answer(state) {
     return reaches ? planned(asks, other, tokens[other]) : null;
   });
   const ownIndex = state.model ? nearest(sizes, state.model[0]) : null;
-  const named = ownIndex !== null && asks.use[ownIndex] < Infinity
-    ? planned(asks, ownIndex, state.model[1]) : null;
+  const named = ownIndex !== null && Number.isFinite(training[ownIndex] + asks.use[ownIndex])
+    ? planned(asks, ownIndex, tokens[ownIndex]) : null;
   const [each, otherEach] = [plan.index, trained].map((i) => asks.inference[i]);
   const pays = each < otherEach && otherEach < Infinity;
   const even = pays ? (plan.training - chinchilla.training) / (otherEach - each) : null;
