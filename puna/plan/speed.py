@@ -12,7 +12,7 @@ from puna.plan import memory
 from puna.plan.devices import Device
 from puna.plan.layout import TrainingRun
 
-GRADIENT_BYTES = 4  # Puna's gradients are float32
+STATE_BYTES = 4  # Puna's weights and gradients are float32
 # Assumptions. Gradients and gathered weights travel while the backward pass computes (under ZeRO 3
 # the forward pass too); of what tensor parallelism sends, half is waited for.
 HIDDEN_BEHIND_COMPUTE = {0: 2 / 3, 1: 2 / 3, 2: 2 / 3, 3: 1.0}
@@ -113,17 +113,20 @@ def _waited_seconds(run: TrainingRun, compute_seconds: float) -> float:
 
 
 def data_traffic(run: TrainingRun) -> Traffic:
-    """Gradients summed over the data-parallel devices, and weights gathered (ZeRO, section 7)."""
-    layout, width = run.layout, 2 if run.precision == "bf16" else 4
+    """Gradients summed over the data-parallel devices, and weights gathered (ZeRO, section 7).
+
+    Stages 1 and 2 gather the new weights once; stage 3 those that are multiplied, as these are.
+    """
+    layout = run.layout
     share = (layout.data - 1) / layout.data
     held = share * memory.stage_parameters(run.config, layout)
     if layout.zero == 0:
-        return Traffic(all_reduce=2 * held * GRADIENT_BYTES)
+        return Traffic(all_reduce=2 * held * STATE_BYTES)
     scatters = 1 if layout.zero == 1 else run.micro_batches
-    gathers = 1 if layout.zero < 3 else 2 * run.micro_batches
-    return Traffic(
-        all_gather=gathers * held * width, reduce_scatter=scatters * held * GRADIENT_BYTES
-    )
+    gathered = STATE_BYTES
+    if layout.zero == 3:
+        gathered = 2 * run.micro_batches * (2 if run.precision == "bf16" else 4)
+    return Traffic(all_gather=held * gathered, reduce_scatter=scatters * held * STATE_BYTES)
 
 
 def tensor_traffic(run: TrainingRun) -> Traffic:

@@ -191,6 +191,9 @@ def test_zero_1_and_2_send_what_plain_data_parallelism_does_and_3_half_as_much_a
     assert sent[0] == pytest.approx(
         2 * 63 / 64 * 4 * memory.stage_parameters(named("7B"), Layout())
     )
+    mixed = [speed.data_traffic(replace(run, precision="bf16")).total for run in runs]
+    assert mixed[:3] == pytest.approx(sent[:3])  # weights and gradients stay float32
+    assert mixed[3] == pytest.approx(sent[0])  # twice in bf16, and the gradients
 
 
 def test_sequence_parallelism_sends_what_four_all_reduces_a_layer_would():
