@@ -5,8 +5,9 @@ for LLaMA's block; tests hold them against built models and measured memory.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
+from puna.errors import ConfigError
 from puna.model.sizes import ModelConfig
 
 Checkpointing = Literal["none", "selective", "narrow", "full"]
@@ -79,11 +80,16 @@ def activation_bytes(
                  rotated q and k (not by our kernels), the mix, w1's and w3's outputs, silu,
                  product; and once, however many tokens, the copies of the weights that are
                  multiplied (cast, or joined)
+    Raises ConfigError for another policy.
     """
     tokens = batch * (context_length or config.context_length)
     dim, kv_dim, hidden = config.dim, config.kv_head_count * config.head_dim, config.ffn_dim
     wide = dim * 4
     statistics = 4 * config.heads  # of each row's softmax
+    if checkpointing not in get_args(Checkpointing):
+        raise ConfigError(
+            f"checkpointing is {', '.join(get_args(Checkpointing))}, not {checkpointing!r}"
+        )
     if checkpointing == "full":
         return tokens * config.layers * wide
     if checkpointing in ("selective", "narrow"):

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from puna.errors import ConfigError
 from puna.model import count
 from puna.model.sizes import ModelConfig, named
 
@@ -168,3 +169,8 @@ def test_activations_kept_for_the_backward_pass_are_as_large_as_counted(
     run().sum().backward()  # what is made once and stays
     wanted = count.activation_bytes(config, 4, None, kind, bytes_per_value)
     assert bytes_kept(run) == pytest.approx(wanted, rel=ACTIVATION_TOLERANCE)
+
+
+def test_a_policy_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match="none, selective, narrow, full, not 'some'"):
+        count.activation_bytes(named("7B"), 1, None, "some")
