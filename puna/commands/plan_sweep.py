@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def told(swept: Swept) -> str:
     """A finished sweep for people: runs, law, prediction and truth."""
     fitted, prediction, truth = swept.fitted, swept.prediction, swept.truth
+    runs = [one.run(fitted.law.counts) for one in swept.measured]
     rows = [
         (
             one.name,
@@ -77,15 +78,13 @@ def told(swept: Swept) -> str:
             f"{run.loss:.4f}",
             f"{error * 100:+.2f} %",
         )
-        for one, run, error in zip(
-            swept.measured, fitted.runs.runs, fitted.errors.tolist(), strict=True
-        )
+        for one, run, error in zip(swept.measured, runs, swept.errors.tolist(), strict=True)
     ]
     constants = []
     for name in ("e", "a", "alpha", "b", "beta"):
         low, high = fitted.interval(name)
         constants.append(f"{name} {getattr(fitted.law, name):.4g} ({low:.4g} to {high:.4g})")
-    tests = ", ".join(f"{error * 100:.2f} % ({name})" for name, error in prediction.tests.items())
+    tests = [f"           {error * 100:.2f} % ({way})" for way, error in prediction.tests.items()]
     seconds = sum(one.core_seconds for one in (*swept.measured, truth))
     inside = prediction.low <= truth.loss <= prediction.high
     return "\n".join(
@@ -96,7 +95,8 @@ def told(swept: Swept) -> str:
             f"           {', '.join(constants[:3])}",
             f"           {', '.join(constants[3:])}",
             *(f"note       {note}" for note in fitted.notes),
-            f"tested     on {prediction.tested_on} by the law of the smaller: off by {tests}",
+            f"tested     on {prediction.tested_on} by the law of the smaller sizes: off by",
+            *tests,
             f"predicted  {prediction.loss:.4f} nats a token for {prediction.name}, "
             f"95 % from {prediction.low:.4f} to {prediction.high:.4f}",
             f"measured   {truth.loss:.4f}: the prediction was {swept.error * 100:+.2f} % off, "

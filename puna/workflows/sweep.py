@@ -34,7 +34,8 @@ from puna.data.build.task import Task, digest_of
 from puna.errors import DataError, TrainingError, missing_package
 from puna.model import count
 from puna.plan import law as laws
-from puna.plan.fit import DRAWS, Fitted, fit
+from puna.plan.fit import DRAWS, LEAST_VALUES, Fitted, fit
+from puna.plan.law import FloatArray
 from puna.plan.runs import Run, Runs, embedding_parameters
 from puna.tokens.mixture import Mixture
 from puna.train.metrics import read_metrics
@@ -44,7 +45,11 @@ from puna.workflows.ladder import Ladder, Rung
 from puna.workflows.text_to_model import Shards, open_shards
 
 KIND = "puna.sweep"
-COUNTS: tuple[laws.Counts, ...] = ("all", "without embeddings")
+# Ways to fit, of which the ladder itself decides: which parameters N counts, and how many of the
+# least amounts of tokens are left out (arXiv 2404.10102 leaves out the shortest runs, too).
+WAYS: tuple[tuple[laws.Counts, int], ...] = (
+    ("all", 0), ("without embeddings", 0), ("all", 1), ("without embeddings", 1),
+)  # fmt: skip
 COVERAGE = 0.95
 TIMED_STEPS = 20
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -74,8 +79,8 @@ class Measured:
 class Prediction:
     """What a law says of the target before it is trained: nats a token, 95 % between the bounds.
 
-    `tested_on` is the ladder's largest size: what the law of the smaller ones got wrong there,
-    as the mean size of the relative error, by what N counts.
+    `tested_on` is the ladder's largest size on its most tokens: how much the law of the smaller
+    sizes was off there, as a share, by how it was fitted.
     """
 
     name: str
@@ -86,6 +91,7 @@ class Prediction:
     tested_on: str
     tests: Mapping[str, float]
     unix_time: float
+    left_out: int = 0  # of the least amounts of tokens
 
     def record(self) -> dict[str, Any]:
         """The prediction for JSON."""
@@ -107,6 +113,12 @@ class Swept:
         """How much the prediction was off: predicted over measured, less one."""
         return self.prediction.loss / self.truth.loss - 1
 
+    @property
+    def errors(self) -> FloatArray:
+        """Of the law on every run: log of predicted loss over measured [measured]."""
+        runs = Runs(tuple(one.run(self.fitted.law.counts) for one in self.measured))
+        return np.log(self.fitted.law.loss(runs.parameters, runs.tokens) / runs.loss)
+
     def record(self) -> dict[str, Any]:
         """All of it for JSON."""
         constants = {
@@ -116,7 +128,7 @@ class Swept:
         return {
             "runs": [dataclasses.asdict(one) for one in self.measured],
             "law": {**self.fitted.law.record(), "constants": constants},
-            "errors": [float(error) for error in self.fitted.errors],
+            "errors": [float(error) for error in self.errors],
             "notes": list(self.fitted.notes),
             "prediction": self.prediction.record(),
             "truth": dataclasses.asdict(self.truth),
@@ -341,25 +353,49 @@ def _without_stamp(record: Mapping[str, Any]) -> dict[str, Any]:
 def _predicted(measured: Sequence[Measured], target: Rung, out: Path) -> tuple[Fitted, Prediction]:
     """The ladder's fit and what it says of the target; said once, before the target is begun.
 
-    N counts the parameters with which the smaller sizes' law does better on the largest size.
+    It is fitted in the way by which the smaller sizes say best what the largest comes to on the
+    most tokens: as far beyond them as the target is beyond the ladder.
     """
-    tests = {str(counts): _test_on_largest(measured, counts) for counts in COUNTS}
-    best = min(COUNTS, key=lambda counts: tests[counts])
-    fitted = fit(Runs(tuple(one.run(best) for one in measured), best), DRAWS)
-    laws.save(replace(fitted.law, name="sweep", source=str(out)), out / "law.json")
     path = out / "prediction.json"
     if (out / "target").exists():
         record = _without_stamp(schema.read_json(path, KIND))
-        return fitted, recipes.from_table(Prediction, record, str(path))
+        prediction = recipes.from_table(Prediction, record, str(path))
+        return _fitted(measured, prediction.counts, prediction.left_out, out), prediction
+    largest = max(measured, key=lambda one: (one.parameters, one.tokens))
+    tests = {way: _test(measured, largest, *way) for way in _ways(measured)}
+    counts, left_out = min(tests, key=lambda way: tests[way])
+    fitted = _fitted(measured, counts, left_out, out)
     model = target.config.model
-    left_out = embedding_parameters(model) if best == "without embeddings" else 0
-    loss, low, high = predict(fitted, count.parameters(model) - left_out, target.tokens)
-    largest = max(measured, key=lambda one: one.parameters).name
+    embedded = embedding_parameters(model) if counts == "without embeddings" else 0
+    loss, low, high = predict(fitted, count.parameters(model) - embedded, target.tokens)
     prediction = Prediction(
-        target.name, loss, low, high, best, largest.partition("-")[0], tests, time.time()
-    )
+        target.name, loss, low, high, counts, largest.name,
+        {_way_told(*way): error for way, error in tests.items()}, time.time(), left_out,
+    )  # fmt: skip
     schema.write_json(path, KIND, prediction.record())
     return fitted, prediction
+
+
+def _fitted(measured: Sequence[Measured], counts: laws.Counts, left_out: int, out: Path) -> Fitted:
+    fitted = fit(_chosen(measured, counts, left_out), DRAWS)
+    laws.save(replace(fitted.law, name="sweep", source=str(out)), out / "law.json")
+    return fitted
+
+
+def _ways(measured: Sequence[Measured]) -> list[tuple[laws.Counts, int]]:
+    """Those of WAYS that leave enough amounts of tokens for a fit."""
+    amounts = len({one.tokens for one in measured})
+    return [way for way in WAYS if way[1] == 0 or amounts - way[1] >= LEAST_VALUES]
+
+
+def _way_told(counts: laws.Counts, left_out: int) -> str:
+    return f"{counts}, shortest left out" if left_out else counts
+
+
+def _chosen(measured: Sequence[Measured], counts: laws.Counts, left_out: int) -> Runs:
+    """The runs as one way takes them."""
+    least = sorted({one.tokens for one in measured})[left_out]
+    return Runs(tuple(one.run(counts) for one in measured if one.tokens >= least), counts)
 
 
 def predict(fitted: Fitted, parameters: float, tokens: float) -> tuple[float, float, float]:
@@ -374,10 +410,11 @@ def predict(fitted: Fitted, parameters: float, tokens: float) -> tuple[float, fl
     return fitted.law.loss(parameters, tokens), float(low), float(high)
 
 
-def _test_on_largest(measured: Sequence[Measured], counts: laws.Counts) -> float:
-    """Mean size of the relative error on the largest size, by the law of the smaller ones."""
-    largest = max(one.parameters for one in measured)
-    known = [one.run(counts) for one in measured if one.parameters < largest]
-    asked = Runs(tuple(one.run(counts) for one in measured if one.parameters == largest), counts)
-    law = fit(Runs(tuple(known), counts), draws=0).law
-    return float(np.abs(law.loss(asked.parameters, asked.tokens) / asked.loss - 1).mean())
+def _test(
+    measured: Sequence[Measured], largest: Measured, counts: laws.Counts, left_out: int
+) -> float:
+    """How far the law of the smaller sizes is off on the largest run, as a share."""
+    smaller = [one for one in measured if one.parameters < largest.parameters]
+    law = fit(_chosen(smaller, counts, left_out), draws=0).law
+    asked = largest.run(counts)
+    return abs(law.loss(asked.parameters, asked.tokens) / asked.loss - 1)

@@ -57,7 +57,7 @@ def test_the_answer_has_the_law_the_prediction_and_the_truth():
     errors = np.array([float(np.log(law.loss(1e5, 2e6) / 3.5))])
     fitted = Fitted(law, Runs((run.run("all"),)), errors, ("few runs",))
     prediction = Prediction(
-        "3M-20M", 2.70, 2.65, 2.75, "all", "1.6M", {"all": 0.004, "without embeddings": 0.01}, 0.0
+        "3M-20M", 2.70, 2.65, 2.75, "all", "1.6M-2M", {"all": 0.004, "without embeddings": 0.01}, 0.0
     )
     truth = Measured("3M-20M", "", 3_000_000, 0, 20_000_000, 2.68, 60.0, 1e-5)
     text = told(Swept(Path("out"), (run,), fitted, prediction, truth))
@@ -65,7 +65,8 @@ def test_the_answer_has_the_law_the_prediction_and_the_truth():
         "100k-2M     100,000  2,000,000  3.5000",
         "e 2 (1.905 to 2.095), a 100",
         "note       few runs",
-        "tested     on 1.6M by the law of the smaller: off by 0.40 % (all), 1.00 % (without",
+        "tested     on 1.6M-2M by the law of the smaller sizes: off by",
+        "\n           0.40 % (all)\n           1.00 % (without embeddings)\n",
         "predicted  2.7000 nats a token for 3M-20M, 95 % from 2.6500 to 2.7500",
         "measured   2.6800: the prediction was +0.75 % off, inside its interval",
         "cost       2 min 00 s of one core",

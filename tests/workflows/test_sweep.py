@@ -124,8 +124,10 @@ def test_parameters_are_counted_with_and_without_the_tied_table(swept):
 
 def test_the_law_is_that_of_the_runs_journals(swept):
     counts = swept.prediction.counts
-    runs = read_runs(sorted((swept.folder / "runs").iterdir()), counts)
-    assert sorted(runs.runs) == sorted(swept.fitted.runs.runs)
+    runs = read_runs(sorted((swept.folder / "runs").iterdir()), counts).runs
+    least = sorted({run.tokens for run in runs})[swept.prediction.left_out]
+    assert sorted(run for run in runs if run.tokens >= least) == sorted(swept.fitted.runs.runs)
+    assert len(swept.errors) == len(runs)
     law = fit(swept.fitted.runs, draws=0).law
     assert law.e == pytest.approx(swept.fitted.law.e)
     saved = json.loads((swept.folder / "law.json").read_text())
@@ -141,7 +143,9 @@ def test_the_prediction_is_the_laws_and_is_told_with_the_truth(swept):
     truth = read_metrics(swept.folder / "target" / "metrics.jsonl").validations[-1].loss
     assert record["truth"]["loss"] == truth
     assert record["error"] == pytest.approx(said["loss"] / truth - 1)
-    assert said["counts"] == min(said["tests"], key=said["tests"].__getitem__)
+    best = min(said["tests"], key=said["tests"].__getitem__)
+    assert best == said["counts"] + (", shortest left out" if said["left_out"] else "")
+    assert len(said["tests"]) == 4
 
 
 def test_the_same_command_again_trains_nothing(swept, here, tiny_shards):
