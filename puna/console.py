@@ -186,6 +186,15 @@ def human_bytes(value: float) -> str:
     raise AssertionError("unreachable: TiB always returns")
 
 
+def human_scaled(value: float, units: Sequence[str]) -> str:
+    """A value in three digits, in the unit of these (each 1,000 of the one before) that suits."""
+    for unit in units:
+        if abs(value) < 999.5 or unit == units[-1]:
+            return f"{human_count(value)} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable: the last unit always returns")
+
+
 def human_duration(seconds: float) -> str:
     """A duration people read: 0.35 s, 42 s, 5 min 03 s, 3 h 20 min, 21 days, 7.4 years."""
     if seconds < 9.95:

@@ -12,6 +12,7 @@ from puna.console import (
     human_bytes,
     human_count,
     human_duration,
+    human_scaled,
     parse_count,
     silent,
     table,
@@ -180,3 +181,13 @@ def test_bytes_are_in_binary_units(value: float, text: str):
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str):
     assert human_duration(seconds) == text
+
+
+def test_units_suit_the_value():
+    units = ("Wh", "kWh", "MWh")
+    assert [human_scaled(value, units) for value in (0.94, 12_300, 999.6, 4.2e9)] == [
+        "0.94 Wh",
+        "12.3 kWh",
+        "1 kWh",
+        "4.2k MWh",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 DAY = 86400
 SHOWN_LIMITS = 5
-BINDS = 0.99  # of a limit
+BINDS = 0.97  # of a limit: sizes are tried in steps of 2.8 %
 COLUMNS = ("same loss", "size", "tokens", "training", "use", "total", "breaks")
 
 
@@ -52,8 +53,9 @@ def _rows(asked: Asked, answer: Answer) -> Iterator[tuple[str, ...]]:
             yield (name, "out of reach", "", "", "", "", "")
             continue
         usd = (plan.training_usd, plan.inference_usd, plan.total_usd)
+        cells = [money(one) if one < math.inf else "-" for one in usd]
         counts = human_count(plan.parameters), human_count(plan.tokens)
-        yield (name, *counts, *map(money, usd), ", ".join(plan.broken))
+        yield (name, *counts, *cells, ", ".join(plan.broken))
 
 
 def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
@@ -66,14 +68,24 @@ def _quality(asked: Asked, answer: Answer) -> Iterator[str]:
         yield f"90 % of refits: {sizes} on {tokens} tokens for ${usd}."
     if band and band.unanswered:
         yield f"By {band.unanswered:.0%} of the refits nothing keeps to the limits."
-    used = asked.money.load.tokens
-    if answer.break_even_tokens is not None and used:
-        even = human_count(answer.break_even_tokens)
-        yield f"It beats Chinchilla's from {even} tokens of use; {human_count(used)} are expected."
-    if not used and answer.plan == answer.chinchilla:
-        yield "It is Chinchilla's, the least training: no use is expected (--inference-tokens)."
+    yield from _beside_chinchilla(asked, answer)
+
+
+def _beside_chinchilla(asked: Asked, answer: Answer) -> Iterator[str]:
+    """From how much use on the plan is the cheaper one."""
+    used, goal = asked.money.load.tokens, asked.question.goal
+    if answer.plan == answer.chinchilla:
+        why = "" if used else ": no use is expected (--inference-tokens)"
+        yield f"It is Chinchilla's, the least training{why}."
+    elif answer.chinchilla.inference_usd == math.inf:
+        yield f"Chinchilla's is too large for one node of {asked.money.serve.device.name}."
     elif not used:
         yield "No use is expected: --inference-tokens or --requests-a-day says how much."
+    elif answer.break_even_tokens is not None:
+        even = human_count(answer.break_even_tokens)
+        yield f"It beats Chinchilla's from {even} tokens of use; {human_count(used)} are expected."
+    if used and goal.target(asked.law) is None and goal.budget_usd is None:
+        yield "Use is not made cheap here: --budget is for training and use together."
 
 
 def _span(bounds: tuple[float, float]) -> str:
@@ -125,7 +137,8 @@ def record(asked: Asked, answer: Answer) -> dict[str, Any]:
     for name in ("plan", "chinchilla", "half", "twice", "named"):
         plan: Plan | None = getattr(answer, name)
         if plan is not None:
-            found[name] |= {"total_usd": plan.total_usd}
+            usd = {"inference_usd": plan.inference_usd, "total_usd": plan.total_usd}
+            found[name] |= {key: one if one < math.inf else None for key, one in usd.items()}
     money = asked.money
     return {
         **found,

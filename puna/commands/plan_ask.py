@@ -6,24 +6,33 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puna.commands import plan_run
-from puna.console import Console, parse_count
+from puna.commands.plan_run import KINDS
+from puna.console import Console, human_bytes, parse_count
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.plan.candidates import Load, Money
-    from puna.plan.devices import Device
     from puna.plan.law import Law
-    from puna.plan.limits import Home, Limit
-    from puna.plan.question import Question
+    from puna.plan.limits import Limit
+    from puna.plan.question import Answer, Goal, Question
 
-KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
-WHICH_MODEL = (
+AIMS = (
     "loss", "as_good_as", "budget", "training_budget", "training_days", "most_tokens",
+)  # fmt: skip
+# What is not said; None where an option is parsed, so that one that is in vain is noticed.
+UNSAID = {
+    "vocabulary": 32000, "gqa": 1, "law": "epoch", "years": 2.0, "prompt": 1000, "output": 250,
+    "serve_weights": "bf16", "serve_batch": 64, "serve_busy": 0.5, "on_weights": "int4",
+}  # fmt: skip
+WHICH_MODEL = (
+    *AIMS, "vocabulary", "gqa", "law", "inference_tokens", "requests_a_day", "years", "prompt",
+    "output", "serve_on", "serve_usd_per_hour", "serve_weights", "serve_batch", "serve_busy",
+    "first_token", "tokens_per_second",
 )  # fmt: skip
 CHOSEN_MODEL = (
     "tokens", "batch_tokens", "context", "micro_batch", "precision", "compile", "checkpointing",
@@ -72,16 +81,13 @@ def _goal(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--training-budget", metavar="USD", help="the most for training")
     group.add_argument("--training-days", type=float, metavar="DAYS", help="the most of training")
     group.add_argument("--most-tokens", metavar="N", help="the most text (300T: all)")
+    group.add_argument("--vocabulary", type=int, metavar="N", help="tokens it knows (32000)")
     group.add_argument(
-        "--vocabulary", type=int, default=32000, metavar="N", help="tokens the model knows"
+        "--gqa", type=int, metavar="N", help="most heads that share keys and values (1: none)"
     )
     group.add_argument(
-        "--gqa", type=int, default=1, metavar="N",
-        help="most heads that share keys and values; 1: none",
-    )  # fmt: skip
-    group.add_argument(
-        "--law", default="epoch", metavar="NAME|FILE",
-        help="epoch, hoffmann, hoffmann-printed, or a file of puna plan fit --save",
+        "--law", metavar="NAME|FILE",
+        help="epoch (unless said), hoffmann, hoffmann-printed, or a file of puna plan fit --save",
     )  # fmt: skip
 
 
@@ -90,13 +96,9 @@ def _use(group: argparse._ArgumentGroup) -> None:
         "--inference-tokens", metavar="N", help="read and written in its whole life (0)"
     )
     group.add_argument("--requests-a-day", metavar="N", help="instead, with --years")
-    group.add_argument("--years", type=float, default=2.0, metavar="Y", help="its life")
-    group.add_argument(
-        "--prompt", type=int, default=1000, metavar="N", help="tokens read a request"
-    )
-    group.add_argument(
-        "--output", type=int, default=250, metavar="N", help="tokens written a request"
-    )
+    group.add_argument("--years", type=float, metavar="Y", help="its life (2)")
+    group.add_argument("--prompt", type=int, metavar="N", help="tokens read a request (1000)")
+    group.add_argument("--output", type=int, metavar="N", help="tokens written a request (250)")
 
 
 def _devices(group: argparse._ArgumentGroup) -> None:
@@ -104,14 +106,12 @@ def _devices(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--usd-per-hour", type=float, metavar="USD", help="of one (the table's)")
     group.add_argument("--serve-on", metavar="NAME", help="one that serves (as those that train)")
     group.add_argument("--serve-usd-per-hour", type=float, metavar="USD", help="of one that serves")
+    group.add_argument("--serve-weights", choices=KINDS, help="their type while serving (bf16)")
     group.add_argument(
-        "--serve-weights", choices=KINDS, default="bf16", help="their type while serving"
+        "--serve-batch", type=int, metavar="N", help="the most requests at once (64)"
     )
     group.add_argument(
-        "--serve-batch", type=int, default=64, metavar="N", help="the most requests at once"
-    )
-    group.add_argument(
-        "--serve-busy", type=float, default=0.5, metavar="SHARE", help="of the hours that are paid"
+        "--serve-busy", type=float, metavar="SHARE", help="of the hours that are paid (0.5)"
     )
 
 
@@ -119,7 +119,7 @@ def _limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--on", metavar="NAME", help="a device that must hold and run it: RTX-4090, 24GB, this"
     )
-    group.add_argument("--on-weights", choices=KINDS, default="int4", help="their type there")
+    group.add_argument("--on-weights", choices=KINDS, help="their type there (int4)")
     group.add_argument("--first-token", metavar="SECONDS", help="the most: 0.2 or 200ms")
     group.add_argument("--tokens-per-second", type=float, metavar="N", help="the least, of one")
 
@@ -143,6 +143,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     Raises ConfigError where nothing keeps to the limits, UsageError for wrong arguments.
     """
     wanted, chosen = (_given(arguments, names) for names in (WHICH_MODEL, CHOSEN_MODEL))
+    if arguments.on is None and arguments.on_weights is not None:
+        raise UsageError("--on-weights is the type of the weights --on a device, and none is named")
     if arguments.model is not None:
         if wanted:
             raise UsageError(f"{wanted} asks which model to train, --model has chosen one")
@@ -154,10 +156,23 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     asked = read(arguments)
     found = question.answer(asked.question)
-    for warning in found.warnings:
+    for warning in warnings(asked, found):
         console.warn(warning)
     console.result(plan_answer.record(asked, found), plan_answer.text(asked, found))
     return 0
+
+
+def warnings(asked: Asked, found: Answer) -> list[str]:
+    """Why not to believe every digit, and whether the plan fits those that are to train it."""
+    from puna.plan import advice
+
+    who = asked.money.train
+    best = advice.best(advice.Wish(found.plan.config, who.device, who.devices))
+    if best.fits:
+        return [*found.warnings]
+    needed, has = (human_bytes(one) for one in (best.memory.total, who.device.usable_bytes))
+    where = f"{who.devices} x {who.device.name}"
+    return [*found.warnings, f"it does not fit {where} to train: {needed} of {has} on each"]
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
@@ -168,28 +183,20 @@ def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
 
 def read(arguments: argparse.Namespace) -> Asked:
     """Read every argument. Raises UsageError for those that contradict each other."""
+    from puna.commands import plan_devices
     from puna.plan import candidates
     from puna.plan.candidates import Money, Serving, Training
-    from puna.plan.known import known
-    from puna.plan.question import Goal, Question
+    from puna.plan.question import Question
 
-    if _given(arguments, WHICH_MODEL) is None:
-        raise UsageError(
-            "puna plan ask wants something to aim at: a model to be as good as, a loss, a budget",
-            hint="puna plan ask --as-good-as llama-13b --inference-tokens 2T",
-        )
-    if arguments.loss is not None and arguments.as_good_as:
-        raise UsageError("--loss and --as-good-as both name a loss", hint="leave one out")
-    law, wanted = _law(arguments.law), arguments.as_good_as
-    if wanted and "@" not in wanted and law.counts != "all":
-        raise UsageError(
-            f"the law {law.name} counts parameters {law.counts}, those of {wanted} are all of them",
-            hint="--as-good-as PARAMETERS@TOKENS, as the law counts them",
-        )
-    model = known(wanted) if wanted else None
-    goal = Goal(_amount(arguments, "loss"), model, _amount(arguments, "budget"))
-    devices, device = _found(arguments.devices)
-    served = device if arguments.serve_on is None else _found(arguments.serve_on)[1]
+    _require_sense(arguments)
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    arguments = argparse.Namespace(**{**vars(arguments), **UNSAID, **given})
+    law = _law(arguments.law)
+    goal = _aimed_at(arguments, law)
+    devices, device = plan_devices.fleet(arguments.devices)
+    served = device
+    if arguments.serve_on is not None:
+        served = plan_devices.one("--serve-on", arguments.serve_on)
     price, served_price = (_amount(arguments, n) for n in ("usd_per_hour", "serve_usd_per_hour"))
     if served_price is None and arguments.serve_on is None:
         served_price = price
@@ -208,25 +215,67 @@ def read(arguments: argparse.Namespace) -> Asked:
     return Asked(Question(law, goal, choices, money.load.tokens, limits), money)
 
 
-def _law(name: str) -> Law:
-    from puna.plan import law
-
-    return law.load(Path(name)) if Path(name).is_file() else law.named(name)
-
-
-def _load(arguments: argparse.Namespace) -> Load:
-    """The life's tokens. Raises UsageError where two arguments say them."""
-    from puna.plan.candidates import Load
-
-    prompt, output = (int(_needed(arguments, name)) for name in ("prompt", "output"))
-    tokens = parse_count(arguments.inference_tokens or "0")
-    if arguments.requests_a_day is not None:
-        if arguments.inference_tokens is not None:
+def _require_sense(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what is missing, or is said twice or in vain."""
+    if _given(arguments, AIMS) is None:
+        raise UsageError(
+            "a plan wants something to aim at: a model to be as good as, a loss, a budget",
+            hint="puna plan ask --as-good-as llama-13b --inference-tokens 2T",
+        )
+    if arguments.loss is not None and arguments.as_good_as:
+        raise UsageError("--loss and --as-good-as both name a loss", hint="leave one out")
+    if arguments.inference_tokens is not None:
+        if arguments.requests_a_day is not None:
             raise UsageError(
                 "--inference-tokens and --requests-a-day both say how much it will be used",
                 hint="leave one out",
             )
-        requests = parse_count(arguments.requests_a_day) * DAYS_OF_A_YEAR
+        if arguments.years is not None:
+            raise UsageError(
+                "--inference-tokens is of the whole life, however many --years",
+                hint="leave --years out, or say --requests-a-day",
+            )
+
+
+def _aimed_at(arguments: argparse.Namespace, law: Law) -> Goal:
+    """What is wanted. Raises UsageError for a loss no better than guessing, or other counts."""
+    from puna.plan.known import known
+    from puna.plan.question import Goal
+
+    wanted = arguments.as_good_as
+    if wanted and "@" not in wanted and law.counts != "all":
+        raise UsageError(
+            f"the law {law.name} counts parameters {law.counts}, those of {wanted} are all of them",
+            hint="--as-good-as PARAMETERS@TOKENS, as the law counts them",
+        )
+    model = known(wanted) if wanted else None
+    goal = Goal(_amount(arguments, "loss"), model, _amount(arguments, "budget"))
+    target, guessed = goal.target(law), math.log(_vocabulary(arguments.vocabulary))
+    if target is not None and target >= guessed:
+        raise UsageError(
+            f"a loss of {target:.4g} is worse than guessing among {arguments.vocabulary:,} tokens "
+            f"({guessed:.4g})",
+            hint="a better model, or more tokens",
+        )
+    return goal
+
+
+def _law(name: str) -> Law:
+    from puna.plan import law
+
+    if name in law.PUBLISHED or not (Path(name).suffix or Path(name).exists()):
+        return law.named(name)
+    return law.load(Path(name))
+
+
+def _load(arguments: argparse.Namespace) -> Load:
+    """The life's tokens."""
+    from puna.plan.candidates import Load
+
+    prompt, output = (int(_needed(arguments, name)) for name in ("prompt", "output"))
+    tokens = _count("--inference-tokens", arguments.inference_tokens or "0")
+    if arguments.requests_a_day is not None:
+        requests = _count("--requests-a-day", arguments.requests_a_day) * DAYS_OF_A_YEAR
         tokens = requests * _needed(arguments, "years") * (prompt + output)
     return Load(tokens, prompt, output)
 
@@ -248,9 +297,10 @@ def _all_limits(arguments: argparse.Namespace, money: Money) -> tuple[Limit, ...
 
 def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
     """Limits of the device that must run it; of the serving one where none is named."""
+    from puna.commands import plan_devices
     from puna.plan import limits
 
-    home = _home(arguments.on, KINDS[arguments.on_weights]) if arguments.on else None
+    home = plan_devices.home(arguments.on, arguments.on_weights) if arguments.on else None
     device = home.device if home else money.serve.device
     kind = home.kind if home else money.serve.kind
     found = [limits.fits(home, money.load)] if home else []
@@ -270,27 +320,6 @@ def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
     return found
 
 
-def _home(name: str, kind: str) -> Home:
-    """The device of `--on`, or an amount of memory in GB or GiB."""
-    from puna.plan.limits import Home
-
-    amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", name, re.IGNORECASE)
-    if amount and float(amount[1]) > 0:
-        unit = 1e9 if amount[2].lower() == "gb" else 2**30
-        return Home(name, float(amount[1]) * unit, None, kind)
-    _number, device = _found(name)
-    return Home(device.name, device.usable_bytes, device, kind)
-
-
-def _found(text: str) -> tuple[int, Device]:
-    """The count and the device of such a text; this machine by no longer name."""
-    from puna.commands import plan_devices
-
-    number, device = plan_devices.find(text)
-    is_here = text.lower() in plan_devices.HERE
-    return number, replace(device, name="this machine") if is_here else device
-
-
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|)", text)
     if found is None or float(found[1]) <= 0:
@@ -303,12 +332,20 @@ def _amount(arguments: argparse.Namespace, name: str, most: float = float("inf")
     value = getattr(arguments, name)
     if value is None:
         return None
-    number = parse_count(value) if isinstance(value, str) else float(value)
+    option = f"--{name.replace('_', '-')}"
+    number = _count(option, value) if isinstance(value, str) else float(value)
     if not 0 < number <= most or math.isinf(number):
-        option = f"--{name.replace('_', '-')}"
         bound = "" if math.isinf(most) else f" and at most {most:g}"
         raise UsageError(f"{option} should be above 0{bound}, got {value}")
     return number
+
+
+def _count(option: str, text: str) -> float:
+    """The number in such a text. Raises UsageError that names the option."""
+    try:
+        return parse_count(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}") from None
 
 
 def _needed(arguments: argparse.Namespace, name: str, most: float = float("inf")) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from puna import hardware
+from puna.commands.plan_run import KINDS
 from puna.errors import MachineError, UsageError
 from puna.plan import devices
 from puna.plan.devices import Device
+from puna.plan.limits import Home
 
 HERE = ("this", "here", "cpu")
 PROBE_BYTES = 512 * 2**20  # as puna doctor
@@ -38,6 +41,35 @@ def find(text: str) -> tuple[int, Device]:
         if found.kind == "cuda":
             return count, _of_driver(found.name)
     return count, _processor()
+
+
+def fleet(text: str) -> tuple[int, Device]:
+    """The same, this machine by no longer name."""
+    count, found = find(text)
+    return count, replace(found, name="this machine") if text.lower() in HERE else found
+
+
+def one(option: str, text: str) -> Device:
+    """The device that an option names. Raises UsageError for several."""
+    count, found = fleet(text)
+    if count > 1:
+        raise UsageError(f"{option} is one device, got {text}", hint=f"{option} {found.name}")
+    return found
+
+
+def home(text: str, weights: str) -> Home:
+    """The device of `--on`, or an amount of memory in GB or GiB, with weights of a type.
+
+    Raises UsageError for what is neither.
+    """
+    amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB|)", text, re.IGNORECASE)
+    if amount and not (amount[2] and float(amount[1])):
+        raise UsageError(f"--on wants a device or its memory, got {text}", hint="such as 24GB")
+    if amount:
+        unit = 1e9 if amount[2].lower() == "gb" else 2**30
+        return Home(text, float(amount[1]) * unit, None, KINDS[weights])
+    device = one("--on", text)
+    return Home(device.name, device.usable_bytes, device, KINDS[weights])
 
 
 def _of_driver(name: str) -> Device:

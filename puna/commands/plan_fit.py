@@ -93,7 +93,7 @@ def _runs(arguments: argparse.Namespace) -> Runs:
 
 
 def _name(path: Path | None) -> str:
-    return path.stem if path else "fitted"
+    return path.stem if path and path.stem != "law" else "fitted"
 
 
 def _intervals(fitted: Fitted) -> dict[str, tuple[float, float]]:

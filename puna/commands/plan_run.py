@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from puna.console import Console, human_count, human_duration, parse_count, table
+from puna.console import (
+    Console,
+    human_bytes,
+    human_count,
+    human_duration,
+    human_scaled,
+    parse_count,
+    table,
+)
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
     from puna.model.sizes import ModelConfig
     from puna.plan.advice import Option, Wish
     from puna.plan.cost import Cost
+    from puna.plan.limits import Home
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 BAR = 38
 MARKS = {
     "weights": "w", "gradients": "g", "optimizer": "o", "activations": "a", "workspace": "t",
@@ -24,7 +34,11 @@ MARKS = {
 }  # fmt: skip
 PAPER_TOKENS = {"7B": 1.0e12, "13B": 1.0e12, "33B": 1.4e12, "65B": 1.4e12}
 CHINCHILLA = 20  # tokens a parameter
-SERVED = ("BF16", "Q8_0", "Q4_0")
+MOST_CONTEXT = 8192  # of pretraining, unless more is asked for
+LARGE_STEP = 1 << 24  # four times the paper's
+SMALL_MODEL = 1e8  # parameters: below, products are too small for the share that is assumed
+READ = 1000  # tokens of a prompt whose reading is told
+KINDS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}  # of weights that are served
 SHOWN = 5
 
 
@@ -32,7 +46,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What `puna plan ask` takes about a model that is already chosen."""
     group = parser.add_argument_group("will it fit, how long, how much (with --model)")
     group.add_argument(
-        "--model", metavar="MODEL", help="7B, llama2-70b, or a model's folder or file"
+        "--model",
+        metavar="MODEL",
+        help="7B, llama2-70b, any size (3B), a recipe, or a model's folder or file",
     )
     group.add_argument("--tokens", metavar="N", help="to train on (the paper's, or 20 a parameter)")
     group.add_argument("--batch-tokens", metavar="N", help="of a step (about 4M)")
@@ -61,6 +77,7 @@ class Found:
     tokens: float
     cost: Cost
     usd_per_hour: float | None
+    home: Home | None  # of --on
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -69,6 +86,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     Raises ConfigError or UsageError for what cannot be, CheckpointError for a broken model.
     """
     found = _found(arguments)
+    step = found.chosen.run.batch_tokens
+    if arguments.batch_tokens is None and step > LARGE_STEP:
+        console.warn(
+            f"a step of {human_count(step)} tokens is {step / 2**22:.0f} times the paper's, since "
+            "no device can take less than a sequence: such steps learn less from a token"
+        )
     console.result(record(found), text(found))
     return 0
 
@@ -96,6 +119,9 @@ def _found(arguments: argparse.Namespace) -> Found:
     chosen = advice.best(wish)
     tokens = _tokens(arguments, config)
     price = device.usd_per_hour if arguments.usd_per_hour is None else arguments.usd_per_hour
+    if price is not None and not 0 < price < math.inf:
+        raise UsageError(f"--usd-per-hour should be above 0, got {price:g}")
+    weights = arguments.on_weights or "int4"
     return Found(
         arguments.model,
         wish,
@@ -104,11 +130,12 @@ def _found(arguments: argparse.Namespace) -> Found:
         tokens,
         cost.cost(tokens / chosen.step.tokens_per_second, device, devices, price),
         price,
+        plan_devices.home(arguments.on, weights) if arguments.on else None,
     )
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:
-    return _positive("--context", asked) or config.context_length
+    return _positive("--context", asked) or min(MOST_CONTEXT, config.context_length)
 
 
 def _tokens(arguments: argparse.Namespace, config: ModelConfig) -> float:
@@ -150,13 +177,30 @@ def record(found: Found) -> dict[str, Any]:
         **_option_record(chosen),
         "cost": {**asdict(found.cost), "days": found.cost.days},
         "usd_per_hour": found.usd_per_hour,
+        "home": _home_record(found),
         "alternatives": [{"change": name, **_option_record(one)} for name, one in found.others],
         "serving": {
-            "weight_bytes": {kind: memory.weight_bytes(config, kind) for kind in SERVED},
+            "weight_bytes": {kind: memory.weight_bytes(config, kind) for kind in KINDS.values()},
             "kv_bytes_per_token": {
                 kind: memory.kv_bytes(config, 1, 1, kind) for kind in ("bf16", "int8")
             },
         },
+    }
+
+
+def _home_record(found: Found) -> dict[str, Any] | None:
+    from puna.plan import memory
+
+    home, config = found.home, found.wish.config
+    if home is None:
+        return None
+    needed = memory.weight_bytes(config, home.kind) + memory.kv_bytes(config, found.wish.context)
+    return {
+        "name": home.name,
+        "kind": home.kind,
+        "needed_bytes": needed,
+        "memory_bytes": home.memory_bytes,
+        "fits": needed <= home.memory_bytes,
     }
 
 
@@ -190,16 +234,19 @@ def _wrapped(name: str, words: str) -> str:
 
 def _head(found: Found) -> Iterator[str]:
     from puna.model import count
+    from puna.plan.shapes import shape_words
 
     run, layout = found.chosen.run, found.chosen.run.layout
     size = human_count(count.parameters(run.config))
-    yield f"{found.name}: {size} parameters on {found.wish.devices} x {run.device.name}"
+    shape = f"{size} parameters ({shape_words(run.config)})"
+    who = f"{found.wish.devices} x {run.device.name}"
+    yield textwrap.fill(f"{found.name}: {shape} on {who}", 80)
     ways = [f"{layout.data} data"] if layout.data > 1 else []
     ways += [f"{layout.tensor} tensor"] if layout.tensor > 1 else []
     ways += [f"{layout.pipeline} pipeline"] if layout.pipeline > 1 else []
     ways += [f"ZeRO {layout.zero}"] if layout.zero else []
     who = "as puna train runs it" if layout.is_punas else "planned: puna train takes one device"
-    yield f"layout    {' x '.join(ways) or 'one device'} ({who})"
+    yield _wrapped("layout", f"{' x '.join(ways) or 'one device'} ({who})")
     yield _wrapped(
         "",
         f"checkpointing {run.checkpointing}, {run.precision}"
@@ -222,11 +269,14 @@ def _memory(option: Option) -> Iterator[str]:
     total, usable = option.memory.total / GIB, usable / GIB
     verdict = "fits" if option.fits else f"{total - usable:.1f} over"
     yield f"memory    {bar} {total:.1f} of {usable:.1f} GiB: {verdict}"
+    unit, size = ("GiB", GIB) if option.memory.total >= GIB else ("MiB", MIB)
     shown = [
-        f"{name} {value / GIB:.1f}" for name, value in parts.items() if value or name != "allocator"
+        f"{name} {value / size:.1f}"
+        for name, value in parts.items()
+        if value or name != "allocator"
     ]
     yield f"          {', '.join(shown[:4])},"
-    yield f"          {', '.join(shown[4:])} GiB on the fullest device"
+    yield f"          {', '.join(shown[4:])} {unit} on the fullest device"
 
 
 def _speed(option: Option) -> Iterator[str]:
@@ -257,15 +307,19 @@ def _cost(found: Found) -> Iterator[str]:
     if cost.energy_kwh is None or cost.carbon_kg is None:
         yield "          energy and carbon: nobody says what this machine draws"
         return
+    energy = human_scaled(1000 * cost.energy_kwh, ("Wh", "kWh", "MWh", "GWh"))
+    carbon = human_scaled(1000 * cost.carbon_kg, ("g", "kg", "t", "kt"))
     yield (
         f"          {human_count(cost.device_hours)} device-hours at {device.watts:g} W: "
-        f"{human_count(cost.energy_kwh / 1000)} MWh, {human_count(cost.carbon_kg / 1000)} tCO2e"
+        f"{energy}, {carbon} of CO2e"
     )
 
 
 def _others(found: Found) -> str:
-    rows = []
-    for name, one in found.others[:SHOWN]:
+    rows, others = [], found.others
+    if not found.chosen.fits and any(one.fits for _name, one in others):
+        others = [(name, one) for name, one in others if one.fits]
+    for name, one in others[:SHOWN]:
         days = found.tokens / one.step.tokens_per_second
         fits = "fits" if one.fits else "too large"
         rows.append([name[:44], f"{one.memory.total / GIB:.1f} GiB", fits, human_duration(days)])
@@ -281,14 +335,40 @@ def _others(found: Found) -> str:
 
 
 def _serving(found: Found) -> Iterator[str]:
+    from puna.model import count
     from puna.plan import memory
 
     config, context = found.wish.config, found.wish.context
-    sizes = [f"{kind} {memory.weight_bytes(config, kind) / GIB:.1f}" for kind in SERVED]
-    kept = memory.kv_bytes(config, context) / GIB
-    yield _wrapped(
-        "to run", f"{', '.join(sizes)} GiB, and {kept:.2f} for {context:,} tokens of context"
-    )
+    sizes = [f"{kind} {human_bytes(memory.weight_bytes(config, kind))}" for kind in KINDS.values()]
+    kept = human_bytes(memory.kv_bytes(config, context))
+    yield _wrapped("to run", f"{', '.join(sizes)}, and {kept} for {context:,} tokens of context")
+    if found.home:
+        yield _wrapped("", _at_home(found.home, config, context))
     device = found.chosen.run.device
     source = f"products at {device.training:.0%} of the peak: {device.training_source}"
+    if count.parameters(config) < SMALL_MODEL:
+        source += "; so small a model reaches less"
+    if found.chosen.step.mfu > 1.2 * device.training:
+        source += "; MFU is PaLM's, which counts causal attention twice"
+    if device.kind == "cpu":
+        rates = ", ".join(
+            f"{human_scaled(rate, ('FLOP/s', 'kFLOP/s', 'MFLOP/s', 'GFLOP/s', 'TFLOP/s'))} {dtype}"
+            for dtype, rate in device.flops_per_second.items()
+        )
+        source += f"; peak {rates}, measured here"
     yield _wrapped("assumes", source)
+
+
+def _at_home(home: Home, config: ModelConfig, context: int) -> str:
+    """Whether one device holds the model with a context, and how fast it then is."""
+    from puna.plan import memory, speed
+
+    needed = memory.weight_bytes(config, home.kind) + memory.kv_bytes(config, context)
+    fits = "fits" if needed <= home.memory_bytes else "is too large"
+    words = f"on {home.name} it {fits} in {home.kind}: {human_bytes(needed)} of "
+    words += human_bytes(home.memory_bytes)
+    if home.device is None or needed > home.memory_bytes:
+        return words
+    rate = speed.decode_tokens_per_second(config, home.device, kind=home.kind, context=context // 2)
+    seconds = speed.prefill_seconds(config, READ, home.device, kind=home.kind)
+    return f"{words}; {human_count(rate)} tokens/s, {READ:,} read in {human_duration(seconds)}"

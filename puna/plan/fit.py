@@ -22,6 +22,7 @@ HUBER = 1e-3  # in nats of log loss (Hoffmann et al., section 3.3)
 EXPONENTS = np.linspace(0.1, 1.0, 19)
 REFINED_STARTS, REFINED_STARTS_OF_A_DRAW = 8, 2
 LEAST_RUNS, LEAST_VALUES = 5, 3  # five constants; E, A and alpha want three sizes
+LEAST_SPREAD = 0.01  # between the best and the worst loss: less is a run's own scatter
 FEW_RUNS, NARROW = 12, 8.0
 BOUNDS = [(-20.0, 60.0), (-20.0, 60.0), (-10.0, 5.0), (0.01, 3.0), (0.01, 3.0)]
 DRAWS = 400
@@ -62,7 +63,8 @@ def fit(runs: Runs, draws: int = DRAWS, seed: int = 1, progress: Progress = unto
         progress("bootstrap", done, draws)
         drawn.append(problem.solve(_drawn_again(runs, generator), REFINED_STARTS_OF_A_DRAW))
     errors = np.log(law.loss(runs.parameters, runs.tokens) / runs.loss)
-    return Fitted(replace(law, draws=tuple(drawn)), runs, errors, (*runs.notes, *_doubts(runs)))
+    notes = (*runs.notes, *_doubts(runs), *_at_bounds(law))
+    return Fitted(replace(law, draws=tuple(drawn)), runs, errors, notes)
 
 
 def _require_enough(runs: Runs) -> None:
@@ -73,6 +75,11 @@ def _require_enough(runs: Runs) -> None:
             f"sizes and {LEAST_VALUES} amounts of tokens, found {len(runs.runs)} of {sizes} and "
             f"{amounts}" + "".join(f"; {note}" for note in runs.notes[:3]),
             hint="train more models, each size on several amounts: puna plan sweep does",
+        )
+    if runs.loss.max() < (1 + LEAST_SPREAD) * runs.loss.min():
+        raise DataError(
+            f"a law needs losses that differ, those of the {len(runs.runs)} runs are all "
+            f"{runs.loss.mean():.4g}"
         )
 
 
@@ -88,6 +95,17 @@ def _doubts(runs: Runs) -> list[str]:
     if abs(np.corrcoef(sizes, amounts)[0, 1]) > 0.98:
         found.append("parameters and tokens grow together: what each does cannot be told apart")
     return found
+
+
+def _at_bounds(law: Law) -> list[str]:
+    """Constants that only the bounds of the search hold."""
+    point = (math.log(law.a), math.log(law.b), math.log(law.e), law.alpha, law.beta)
+    held = [
+        name
+        for name, value, bounds in zip(("A", "B", "E", "alpha", "beta"), point, BOUNDS, strict=True)
+        if min(abs(value - bound) for bound in bounds) < 1e-6
+    ]
+    return [f"{', '.join(held)} went as far as the search goes: no such law fits"] if held else []
 
 
 def _drawn_again(runs: Runs, generator: np.random.Generator) -> FloatArray:

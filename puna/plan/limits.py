@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puna.console import human_bytes, human_count
+from puna.console import human_bytes, human_count, human_duration
 from puna.model.sizes import ModelConfig
 from puna.plan import memory, speed
 from puna.plan.candidates import Choices, Load, Serving, Training
@@ -15,6 +15,7 @@ from puna.plan.devices import Device
 from puna.plan.law import FloatArray
 
 DAY = 86400.0
+SERVING = "serving"  # the limit of the devices of one node
 ALL_TEXT_TOKENS = 300e12  # public text by people, 100T to 1,000T (Villalobos et al., 2211.04325)
 
 
@@ -72,7 +73,7 @@ def first_token(device: Device, kind: str, load: Load, seconds: float) -> Limit:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms"
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else human_duration(seconds)
 
 
 def decoding(device: Device, kind: str, load: Load, tokens_per_second: float) -> Limit:
@@ -93,7 +94,7 @@ def servable(serving: Serving, load: Load) -> Limit:
         return serving.group_bytes(config, load)
 
     label = f"on one node of {serving.device.node_devices} x {serving.device.name} ({serving.kind})"
-    return Limit("serving", label, serving.node_bytes, needed, human_bytes, asked=False)
+    return Limit(SERVING, label, serving.node_bytes, needed, human_bytes, asked=False)
 
 
 def days(train: Training, most: float) -> Limit:

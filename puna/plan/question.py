@@ -24,10 +24,11 @@ from puna.model.sizes import ModelConfig
 from puna.plan.candidates import Choices
 from puna.plan.known import Trained
 from puna.plan.law import SUSPECT, FloatArray, Law
-from puna.plan.limits import Limit, money
+from puna.plan.limits import SERVING, Limit, money
 
 ROUNDING = 1e-9  # by which a share of exactly 1 may be computed too large
 COVERAGE = 0.9  # of the draws, in every interval of an answer
+NEAR = 0.2  # of a logarithm: as far may a size be from one that is asked about
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """One model: its shape, parameters as the law counts them, training tokens, loss, money."""
+    """One model: its shape, parameters as the law counts them, training tokens, loss, money.
+
+    `inference_usd` is infinite for a model that one node cannot serve.
+    """
 
     config: ModelConfig
     parameters: float
@@ -105,11 +109,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Answer:
-    """The best plan, beside others of the same loss; None where a size never reaches it or cannot
-    be served."""
+    """The best plan, beside others of the same loss; None where no such size reaches it."""
 
     plan: Plan
-    chinchilla: Plan  # least training, whatever its use costs, and free of limits
+    chinchilla: Plan  # least training: free of limits, and whether or not it can be served
     half: Plan | None
     twice: Plan | None
     named: Plan | None  # the size nearest to the model to be as good as
@@ -137,20 +140,14 @@ def answer(question: Question) -> Answer:
     same_loss = law.tokens_for(plan.loss, choices.parameters)
     trained = problem.least_training(same_loss)
     chinchilla = plan if trained == index else problem.plan(trained, same_loss[trained], law)
-    usd = same_loss * choices.training + problem.lifetime_usd
-    others = [choices.nearest(plan.parameters * times) for times in (0.5, 2)]
-    half, twice = (
-        problem.plan(other, same_loss[other], law)
-        if other != index and np.isfinite(usd[other])
-        else None
-        for other in others
-    )
+    half, twice = (problem.beside(plan.parameters * times, same_loss, law) for times in (0.5, 2))
+    model = goal.as_good_as
     return Answer(
         plan=plan,
         chinchilla=chinchilla,
         half=half,
         twice=twice,
-        named=problem.named(same_loss, law),
+        named=problem.beside(model.parameters, same_loss, law) if model else None,
         break_even_tokens=problem.break_even(plan, index, chinchilla, trained),
         kept=problem.kept(index, tokens),
         band=problem.band(plan, law.draws) if law.draws else None,
@@ -286,22 +283,21 @@ class _Problem:
             loss=law.loss(size, tokens),
             training_usd=float(self.choices.training[index] * tokens),
             inference_usd=float(self.lifetime_usd[index]),
-            broken=tuple(row.short for row in rows if row.share[index] > 1 + ROUNDING),
+            broken=tuple(row.short for row in rows if 1 + ROUNDING < row.share[index] < math.inf),
         )
 
-    def named(self, tokens: FloatArray, law: Law) -> Plan | None:
-        """The choice nearest to the model to be as good as, on so many tokens [choices]; None
-        without one, or where it cannot be served."""
-        model = self.goal.as_good_as
-        index = self.choices.nearest(model.parameters) if model else 0
-        if model is None or not np.isfinite(tokens[index] + self.lifetime_usd[index]):
+    def beside(self, parameters: float, tokens: FloatArray, law: Law) -> Plan | None:
+        """The choice of about so many parameters on so many tokens [choices]; None where none is
+        near, or it takes endless data."""
+        index = self.choices.nearest(parameters)
+        is_near = abs(math.log(self.choices.parameters[index] / parameters)) < NEAR
+        if not is_near or tokens[index] == math.inf:
             return None
         return self.plan(index, tokens[index], law)
 
     def least_training(self, tokens: FloatArray) -> int:
-        """The choice that costs least to train on so many tokens [choices] and can be served."""
-        usd = np.where(np.isfinite(self.lifetime_usd), self.choices.training * tokens, math.inf)
-        return int(usd.argmin())
+        """The choice that costs least to train on so many tokens [choices]."""
+        return int((self.choices.training * tokens).argmin())
 
     def break_even(self, plan: Plan, index: int, other: Plan, other_index: int) -> float | None:
         """Tokens of use from which on the plan costs less than the other; None where it never or
@@ -314,6 +310,9 @@ class _Problem:
     def kept(self, index: int, tokens: float) -> tuple[Kept, ...]:
         """Each limit with what the choice takes of it."""
         found = []
+        if (most := self.goal.budget_usd) is not None:
+            usd = self._total(index, tokens)
+            found.append(Kept("in all", money(usd), money(most), usd / most, asked=True))
         for limit, each in zip(self.limits, self.measured, strict=True):
             value = each[index : index + 1] * (tokens if limit.per_token else 1)
             share = float(limit.share(value)[0])
@@ -329,19 +328,25 @@ class _Problem:
         alone = self._least_loss(law)
         for row in rows:
             others = [one.share <= 1 + ROUNDING for one in rows if one is not row]
-            keeps = np.all([np.isfinite(tokens + self.lifetime_usd), *others], axis=0)
+            usd = tokens if row.short == SERVING else tokens + self.lifetime_usd
+            keeps = np.all([np.isfinite(usd), *others], axis=0)
             index = int(np.where(keeps, row.share, math.inf).argmin())
             if keeps[index] and math.isfinite(row.share[index]):
                 alone.append((float(row.share[index]), row.said(index, float(sizes[index]))))
         head = "no model keeps to all that is asked; "
+        found = []
         if alone:
             lines = [line for _share, line in sorted(alone)]
-            return "\n  - ".join([f"{head}any one of these, relaxed, would do:", *lines])
+            found = [f"{head}any one of these, relaxed, would do:", *lines]
         index = int(np.max([0 * sizes, *(row.share for row in rows)], axis=0).argmin())
         broken = [row for row in rows if row.share[index] > 1 + ROUNDING]
-        lines = [row.said(index, float(sizes[index])) for row in broken]
-        lines = lines or ["what could reach it is too large for one node that serves"]
-        return "\n  - ".join([f"{head}the nearest miss:", *lines])
+        missed = [row.said(index, float(sizes[index])) for row in broken]
+        if not alone:
+            missed = missed or ["what could reach it is too large for one node that serves"]
+            found = [f"{head}the nearest miss:", *missed]
+        elif len(missed) > 1:
+            found = ["\n".join(["\n  - ".join(found), "or all of these:"]), *missed]
+        return "\n  - ".join(found)
 
     def _least_loss(self, law: Law) -> list[tuple[float, str]]:
         """How far the wanted loss is from the least within the limits, as a share and in words."""

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from puna.config import nearest
+from puna.config import find_recipe, from_table, nearest, read_toml
+from puna.console import parse_count
 from puna.errors import CheckpointError, ConfigError
 from puna.model import count
 from puna.model.sizes import ALIASES, SIZES, ModelConfig, RopeScaling, named
@@ -63,10 +64,11 @@ PUBLISHED: dict[str, ModelConfig] = {
 
 
 def model(name: str) -> ModelConfig:
-    """The shape of a named size (7B), a published model (llama2-70b), or a model's folder or file.
+    """The shape that a name means: a size (7B), a published model (llama2-70b), a recipe, a
+    model's folder or file (a config.json alone will do), or a LLaMA-like one of any count (3B).
 
-    Raises ConfigError that names the nearest where there is neither, CheckpointError for a model
-    that cannot be read.
+    Raises ConfigError that names the nearest where there is none of these, CheckpointError for a
+    model that cannot be read.
     """
     published = {_plain(key): config for key, config in PUBLISHED.items()}
     if _plain(name) in published:
@@ -74,15 +76,38 @@ def model(name: str) -> ModelConfig:
     size = name.upper().removeprefix("LLAMA-")
     if size in SIZES or size in ALIASES:
         return named(name)
+    if re.fullmatch(r"\d+(\.\d+)?[MBT]", size):
+        return shape_of(parse_count(size))
+    if name.endswith(".toml"):
+        return _of_recipe(find_recipe(Path(name)))
+    return _on_disk(name)
+
+
+def _of_recipe(path: Path) -> ModelConfig:
+    """The shape that a recipe trains, with its tokenizer's vocabulary."""
+    table = read_toml(path)
+    if not isinstance(table.get("model"), dict):
+        raise ConfigError(f"{path} should be a recipe with a [model], found none")
+    vocabulary = {
+        key: value for key, value in table.get("tokenizer", {}).items() if key == "vocabulary_size"
+    }
+    return from_table(ModelConfig, {**vocabulary, **table["model"]}, str(path))
+
+
+def _on_disk(name: str) -> ModelConfig:
+    from puna.weights.huggingface_config import read_config
     from puna.weights.open_model import open_model
 
     try:
         return open_model(name).config
     except CheckpointError:
+        described = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+        if described.name == "config.json" and described.is_file():
+            return read_config(described)[0]
         if Path(name).exists():
             raise
         raise ConfigError(
-            f"there is no size, published shape, folder or pulled model {name!r}",
+            f"there is no size, published shape, recipe, folder or pulled model {name!r}",
             hint=nearest(name, [*SIZES, *PUBLISHED]),
         ) from None
 

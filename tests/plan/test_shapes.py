@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from puna.errors import CheckpointError, ConfigError
 from puna.model import count
 from puna.model.sizes import named
 from puna.plan import shapes
+from puna.weights.huggingface_config import config_json
 
 # Exact counts: Meta's and others' published totals.
 COUNTS = {
@@ -38,9 +41,21 @@ def test_a_models_folder_is_read_for_its_shape(tiny_run):
     assert shapes.model(str(tiny_run)).layers == 2
 
 
+def test_a_recipe_a_description_or_any_count_is_enough(tmp_path):
+    assert (shapes.model("demo.toml").dim, shapes.model("demo.toml").vocabulary_size) == (256, 4096)
+    assert count.parameters(shapes.model("3B")) == pytest.approx(3e9, rel=0.05)
+    config = shapes.PUBLISHED["Llama3-8B"]
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config, "BF16", None)))
+    for there in (tmp_path, tmp_path / "config.json"):  # no weights beside it
+        assert count.parameters(shapes.model(str(there))) == COUNTS["Llama3-8B"]
+    (tmp_path / "none.toml").write_text("[train]\n")
+    with pytest.raises(ConfigError, match=r"a recipe with a \[model\]"):
+        shapes.model(str(tmp_path / "none.toml"))
+
+
 def test_what_is_nothing_is_refused_with_the_nearest(tmp_path):
-    with pytest.raises(ConfigError, match="'70B'") as caught:
-        shapes.model("70B")
+    with pytest.raises(ConfigError, match="'7C'") as caught:
+        shapes.model("7C")
     assert "7B" in str(caught.value.hint)
     with pytest.raises(CheckpointError):  # a folder without a model says what it lacks
         shapes.model(str(tmp_path))

@@ -92,8 +92,8 @@ def _row(plan: Plan | None) -> dict[str, str]:
         "size": human_count(plan.parameters),
         "tokens": human_count(plan.tokens),
         "training": money(plan.training_usd),
-        "use": money(plan.inference_usd),
-        "total": money(plan.total_usd),
+        "use": money(plan.inference_usd) if plan.inference_usd < math.inf else "-",
+        "total": money(plan.total_usd) if plan.inference_usd < math.inf else "-",
     }
 
 
@@ -118,8 +118,10 @@ def _even(facts: PlanFacts) -> str:
     even = facts.answer.break_even_tokens
     if facts.answer.plan == facts.answer.chinchilla:
         return "It is Chinchilla's plan."
+    if facts.answer.chinchilla.inference_usd == math.inf:
+        return "Chinchilla's plan is too large for one node that serves."
     if even is None:
-        return "Chinchilla's plan costs less however much it is used, or cannot be served."
+        return "Chinchilla's plan costs less however much it is used."
     return f"It costs less than Chinchilla's from {human_count(even)} tokens of use on."
 
 

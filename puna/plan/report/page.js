@@ -69,16 +69,14 @@ function answer(state) {
   const loss = lossOf(data.law, plan.size, plan.tokens);
   const tokens = sizes.map((size) => tokensFor(data.law, loss, size));
   const training = indices.map((i) => asks.training[i] * tokens[i]);
-  const trained = least(training.map((usd, i) => (asks.use[i] < Infinity ? usd : Infinity)));
+  const trained = least(training);
   const chinchilla = trained === plan.index ? plan : planned(asks, trained, tokens[trained]);
-  const [half, twice] = [0.5, 2].map((times) => {
-    const other = nearest(sizes, plan.size * times);
-    const reaches = other !== plan.index && Number.isFinite(training[other] + asks.use[other]);
-    return reaches ? planned(asks, other, tokens[other]) : null;
-  });
-  const ownIndex = state.model ? nearest(sizes, state.model[0]) : null;
-  const named = ownIndex !== null && Number.isFinite(training[ownIndex] + asks.use[ownIndex])
-    ? planned(asks, ownIndex, tokens[ownIndex]) : null;
+  const beside = (size) => {
+    const i = nearest(sizes, size), isNear = Math.abs(Math.log(sizes[i] / size)) < data.near;
+    return isNear && Number.isFinite(tokens[i]) ? planned(asks, i, tokens[i]) : null;
+  };
+  const [half, twice] = [beside(plan.size / 2), beside(plan.size * 2)];
+  const named = state.model ? beside(state.model[0]) : null;
   const [each, otherEach] = [plan.index, trained].map((i) => asks.inference[i]);
   const pays = each < otherEach && otherEach < Infinity;
   const even = pays ? (plan.training - chinchilla.training) / (otherEach - each) : null;
@@ -136,7 +134,8 @@ function row(plan) {
   const { size, tokens, training, use, total } = plan;
   return {
     size: count(size), tokens: count(tokens),
-    training: usd(training), use: usd(use), total: usd(total),
+    training: usd(training),
+    use: use < Infinity ? usd(use) : "-", total: use < Infinity ? usd(total) : "-",
   };
 }
 
@@ -172,8 +171,9 @@ function said({ asks, plan, loss, others, even, band }) {
       ? `By ${(100 * band.unanswered).toFixed(1)}% of the refits nothing keeps to the limits.` : "",
     million: asks.used ? usd(1e6 * plan.use / asks.used) : "-",
     even: plan === others.chinchilla ? "It is Chinchilla's plan."
-      : even === null
-        ? "Chinchilla's plan costs less however much it is used, or cannot be served."
+      : others.chinchilla.use === Infinity
+        ? "Chinchilla's plan is too large for one node that serves."
+      : even === null ? "Chinchilla's plan costs less however much it is used."
         : `It costs less than Chinchilla's from ${count(even)} tokens of use on.`,
   };
   for (const [name, one] of Object.entries({ plan, ...others }))

@@ -12,6 +12,7 @@ import numpy as np
 from puna import page
 from puna.plan.known import KNOWN
 from puna.plan.law import CONSTANTS, Law
+from puna.plan.question import NEAR
 from puna.plan.report import sections
 from puna.plan.report.axes import Axis
 from puna.plan.report.controls import controls
@@ -95,7 +96,7 @@ def data(facts: PlanFacts) -> str:
             facts.money.train.device.usable_bytes, facts.money.serve.device.usable_bytes
         ],
         "labelLeft": LABEL_LEFT,
-        "uses": USES, "cheap": CHEAP, "ticks": TICKS,
+        "uses": USES, "near": NEAR, "cheap": CHEAP, "ticks": TICKS,
         "parts": [*PART_WORDS.items()],
     }  # fmt: skip
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
