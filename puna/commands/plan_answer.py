@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,13 @@ COLUMNS = ("same loss", "size", "tokens", "training", "use", "total", "breaks")
 def text(asked: Asked, answer: Answer) -> str:
     """The advice: what to train, what it costs beside others, how sure that is, what it assumes."""
     plan = answer.plan
-    lines = [
+    advice = (
         f"Train {human_count(plan.parameters)} parameters ({shape_words(plan.config)}) on "
         f"{human_count(plan.tokens)} tokens, {human_count(plan.tokens / plan.parameters)} a "
-        "parameter.",
+        "parameter."
+    )
+    lines = [
+        textwrap.fill(advice, 80),
         "",
         table(COLUMNS, _rows(asked, answer)),
         "",

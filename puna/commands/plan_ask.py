@@ -47,16 +47,17 @@ DEVICES = "256xA100-80GB"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna plan ask`."""
     parser.description = (
-        "Which model to train, on how much data, for how much money, if it also has to be run:\n"
-        "the cheapest that reaches a loss, or the best for a budget. Costs are those of the\n"
-        "devices: training and reading at shares of their peak, writing at that of their memory.\n"
-        "With --model: whether one that is chosen already fits, how long it takes, what it costs."
+        "Which model to train, on how much data, for how much money, if it also has to\n"
+        "be run: the cheapest that reaches a loss, or the best for a budget. Costs are\n"
+        "those of the devices: training and reading at shares of their peak, writing at\n"
+        "that of their memory. With --model: whether one that is chosen already fits, how\n"
+        "long it takes, what it costs."
     )
     add_question_arguments(parser)
     plan_run.add_run_arguments(parser)
     parser.epilog = """examples:
   puna plan ask --as-good-as llama-13b --inference-tokens 2T
-  puna plan ask --budget 1M --requests-a-day 500k --years 2 --devices 128xH100-SXM
+  puna plan ask --budget 1M --requests-a-day 500k --devices 128xH100-SXM
   puna plan ask --as-good-as llama-7b --inference-tokens 1T --on RTX-4090 \\
       --first-token 200ms --tokens-per-second 20
   puna plan ask --training-budget 300 --devices 8xH100-SXM --law law.json

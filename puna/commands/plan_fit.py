@@ -28,9 +28,9 @@ WORST = 3
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna plan fit`."""
     parser.description = (
-        "Fit L(N, D) = E + A/N^alpha + B/D^beta to finished runs: Huber loss of log L, many\n"
-        "starts, L-BFGS, intervals from runs drawn again. Each run counts with its last\n"
-        "held-out loss, in nats a token."
+        "Fit L(N, D) = E + A/N^alpha + B/D^beta to finished runs: Huber loss of log L,\n"
+        "many starts, L-BFGS, intervals from runs drawn again. Each run counts with its\n"
+        "last held-out loss, in nats a token."
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN",

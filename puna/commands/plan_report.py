@@ -10,7 +10,7 @@ from puna.console import Console, human_bytes
 
 EXAMPLES = """examples:
   puna plan report --as-good-as llama-13b --inference-tokens 2T
-  puna plan report --budget 1M --requests-a-day 500k --devices 128xH100-SXM --out plan.html --open
+  puna plan report --budget 1M --requests-a-day 500k --out plan.html --open
   puna plan report --as-good-as llama-7b --sweep runs/ladder-text/sweep.json
 The page needs no network and nothing beside it: mail it, print it, keep it."""
 
@@ -18,8 +18,9 @@ The page needs no network and nothing beside it: mail it, print it, keep it."""
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna plan report`: what is asked, and where the page goes."""
     parser.description = (
-        "Write one self-contained HTML page about the plan that `puna plan ask` gives: sizes of\n"
-        "equal loss, what they cost, memory, the law behind it all; sliders ask again."
+        "Write one self-contained HTML page about the plan that `puna plan ask` gives:\n"
+        "sizes of equal loss, what they cost, memory, the law behind it all; sliders ask\n"
+        "again."
     )
     parser.epilog = EXAMPLES
     plan_ask.add_question_arguments(parser)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     found = answer(asked.question)
     facts = gather(asked.question, found, asked.money, arguments.sweep)
     size_bytes = page.write(render(facts), arguments.out)
-    for warning in found.warnings:
+    for warning in plan_ask.warnings(asked, found):
         console.warn(warning)
     record = {
         "report": str(arguments.out),

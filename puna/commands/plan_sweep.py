@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from puna.workflows.sweep import Swept
 
 EXAMPLES = """examples:
-  puna plan sweep recipes/ladder.toml --data my_folder/       about 70 MB of text or more
-  puna plan sweep recipes/ladder.toml --shards build/shards   shards of `puna data build`
+  puna plan sweep recipes/ladder.toml --data my_folder/   70 MB of text
+  puna plan sweep recipes/ladder.toml --shards a/shards   of `data build`
 The same command goes on where a stopped sweep left off.
 """
 
@@ -23,8 +23,8 @@ The same command goes on where a stopped sweep left off.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `puna plan sweep`."""
     parser.description = (
-        "Train a ladder of small models on your text, fit the scaling law they follow, and let it\n"
-        "predict a larger model before that is trained: about an hour on 2 cores."
+        "Train a ladder of small models on your text, fit the scaling law they follow,\n"
+        "let it predict a larger one before that is trained: about two hours on 2 cores."
     )
     parser.epilog = EXAMPLES
     parser.add_argument("recipe", type=Path, help="a TOML ladder: recipes/ladder.toml")

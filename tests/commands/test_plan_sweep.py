@@ -57,7 +57,14 @@ def test_the_answer_has_the_law_the_prediction_and_the_truth():
     errors = np.array([float(np.log(law.loss(1e5, 2e6) / 3.5))])
     fitted = Fitted(law, Runs((run.run("all"),)), errors, ("few runs",))
     prediction = Prediction(
-        "3M-20M", 2.70, 2.65, 2.75, "all", "1.6M-2M", {"all": 0.004, "without embeddings": 0.01}, 0.0
+        "3M-20M",
+        2.70,
+        2.65,
+        2.75,
+        "all",
+        "1.6M-2M",
+        {"all": 0.004, "without embeddings": 0.01},
+        0.0,
     )
     truth = Measured("3M-20M", "", 3_000_000, 0, 20_000_000, 2.68, 60.0, 1e-5)
     text = told(Swept(Path("out"), (run,), fitted, prediction, truth))

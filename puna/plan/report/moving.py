@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from puna.console import human_count
+from puna.console import human_count, human_duration
 from puna.plan.law import FloatArray
 from puna.plan.limits import money
 from puna.plan.question import Band, Plan
@@ -21,7 +21,6 @@ from puna.plan.report.facts import Laid, PlanFacts
 from puna.plan.shapes import shape_words
 
 GIB = 2**30
-YEAR = 365.25  # days
 USES = (1e12, 1e13, 1e14)  # tokens of a life, for which the optimum is shown
 CHEAP = 1.1  # times the plan's cost is near enough to the least
 TICKS = (1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the plan's size, below the chart of costs
@@ -61,7 +60,7 @@ def _said(facts: PlanFacts) -> dict[str, str]:
         "loss": f"{plan.loss:.3f}",
         "shape": shape_words(plan.config),
         "per-parameter": human_count(plan.tokens / plan.parameters),
-        "days": _took(facts.days(plan.config, plan.tokens)),
+        "time": human_duration(86400 * facts.days(plan.config, plan.tokens)),
         "used": human_count(used),
         "million": _million(plan.inference_usd, used),
         "even": _even(facts),
@@ -106,12 +105,6 @@ def _span(key: str, bounds: Point) -> str:
 
 def _million(usd: float, used: float) -> str:
     return f"${human_count(1e6 * usd / used)}" if used else "-"
-
-
-def _took(days: float) -> str:
-    if days >= 2 * YEAR:
-        return f"{human_count(days / YEAR)} years"
-    return f"{human_count(days)} days" if days >= 1 else f"{human_count(24 * days)} hours"
 
 
 def _even(facts: PlanFacts) -> str:

@@ -122,11 +122,15 @@ function count(value) {
 
 const usd = (value) => "$" + count(value);
 
-const YEAR = 365.25; // days
-
-function took(days) {
-  if (days >= 2 * YEAR) return `${count(days / YEAR)} years`;
-  return days >= 1 ? `${count(days)} days` : `${count(24 * days)} hours`;
+function duration(seconds) {
+  const whole = Math.round(seconds), two = (value) => String(value).padStart(2, "0");
+  const years = seconds / (365.25 * 86400);
+  if (seconds < 9.95) return `${short(seconds, 2)} s`;
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  if (whole < 86400 * 2)
+    return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+  return years < 2 ? `${short(seconds / 86400)} days` : `${count(years)} years`;
 }
 
 function row(plan) {
@@ -164,7 +168,7 @@ function said({ asks, plan, loss, others, even, band }) {
     loss: loss.toFixed(3),
     shape: data.shapes[plan.index],
     "per-parameter": count(plan.tokens / plan.size),
-    days: took(data.days[plan.index] * plan.tokens * asked.share / asks.share),
+    time: duration(86400 * data.days[plan.index] * plan.tokens * asked.share / asks.share),
     used: count(asks.used),
     beyond: beyond(plan),
     unanswered: band && band.unanswered
@@ -310,6 +314,7 @@ function draw(moved) {
       place(element.querySelector("text"), { x, "text-anchor": anchor });
     }
   }
+  one("row-named").hidden = moved.said["named-size"] === "-";
   const whisker = one("law-whisker"), low = moved.dots["law-low"], high = moved.dots["law-high"];
   if (low && high) {
     const x = percent(low[0]);

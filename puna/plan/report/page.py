@@ -54,7 +54,7 @@ def _headline(facts: PlanFacts, words: dict[str, str]) -> str:
 <h1 aria-live="polite">Train <strong>{said("plan-size", words)}</strong> parameters on
 {said("plan-tokens", words)} tokens</h1>
 <p>{said("per-parameter", words)} tokens a parameter, {said("shape", words)}: about
-{said("days", words)} on {facts.money.train.devices:,} x {facts.money.train.device.name}.
+{said("time", words)} on {facts.money.train.devices:,} x {facts.money.train.device.name}.
 {said("even", words)}</p>
 </div>
 {controls(facts)}

@@ -41,7 +41,7 @@ def costs(facts: PlanFacts, moved: dict[str, Any]) -> Section:
         "twice": "twice it", "named": "the one named",
     }  # fmt: skip
     rows = "".join(
-        f"<tr{' class=plan' if name == 'plan' else ''}><th scope=row>{title}</th>"
+        f'<tr id="row-{name}"{_kind(name, words)}><th scope=row>{title}</th>'
         + "".join(f"<td>{said(f'{name}-{column}', words)}</td>" for column in COLUMNS)
         + "</tr>"
         for name, title in names.items()
@@ -58,6 +58,13 @@ def costs(facts: PlanFacts, moved: dict[str, Any]) -> Section:
         "each time it is used. Chinchilla's is the least training, free of limits.</p>",
         f'{table}<p class="said">{said("even", words)}</p>{pictures.cost_picture(facts, moved)}',
     )
+
+
+def _kind(name: str, words: dict[str, str]) -> str:
+    """A row's attributes: one that nobody named is hidden."""
+    if name == "named" and words["named-size"] == "-":
+        return " hidden"
+    return ' class="plan"' if name == "plan" else ""
 
 
 def memory(facts: PlanFacts, moved: dict[str, Any]) -> Section:
