@@ -121,6 +121,24 @@ def test_without_use_the_plan_is_said_to_be_chinchillas(capsys):
     assert "7B@140B  " in said
 
 
+def test_a_plan_that_its_devices_cannot_train_is_told(capsys):
+    words = ("--as-good-as", "llama-65b", "--devices", "1xRTX-4090")
+    assert cli.main(["plan", "ask", *words]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"does not fit 1 x RTX-4090 to train: [\d.]+ TiB of 22.6 GiB on each", said)
+
+
+def test_what_binds_is_told_though_nobody_asked_for_it(capsys):
+    said = ask(capsys, "--budget", "10T", "--inference-tokens", "1B")
+    assert "Keeps to 300T tokens of text" in said
+    assert "on one node of 8 x A100-80GB (BF16)" in said
+    assert "too large for one node of A100-80GB" in said
+    assert (
+        record(capsys, "--budget", "10T", "--inference-tokens", "1B")["chinchilla"]["total_usd"]
+        is None
+    )
+
+
 def test_what_a_chosen_model_takes_is_asked_by_the_same_verb(capsys):
     said = ask(capsys, "--model", "7B", "--devices", "8xA100-80GB")
     assert "7B" in said
@@ -187,6 +205,15 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         ((*GOOD, "--precision", "fp32"), 2, "--precision is of a model that is chosen"),
         ((*GOOD, "--requests-a-day", "5"), 2, "both say how much"),
         ((*GOOD, "--prompt", "0"), 2, "--prompt should be above 0"),
+        (("--model", "7B", "--gqa", "8"), 2, "--gqa asks which model to train"),
+        (("--model", "7B", "--first-token", "1"), 2, "--first-token asks which model to train"),
+        (("--model", "7B", "--usd-per-hour", "-1"), 2, "--usd-per-hour should be above 0, got -1"),
+        ((*GOOD, "--on", "2xRTX-4090"), 2, "--on is one device, got 2xRTX-4090"),
+        ((*GOOD, "--on", "24"), 2, "such as 24GB"),
+        ((*GOOD, "--on-weights", "int8"), 2, "and none is named"),
+        ((*GOOD, "--years", "5"), 2, "of the whole life, however many --years"),
+        (("--as-good-as", "7B@1"), 2, "worse than guessing among 32,000 tokens"),
+        ((*GOOD, "--law", "mine.json"), 1, "found nothing there"),
         ((*GOOD, "--gqa", "0"), 2, "--gqa should be above 0 and at most 128, got 0"),
         ((*GOOD, "--serve-busy", "1.5"), 2, "--serve-busy should be above 0 and at most 1"),
         ((*GOOD, "--on", "24GB", "--first-token", "1"), 2, "need a device"),

@@ -53,6 +53,20 @@ def test_the_papers_65b_takes_its_days_its_energy_and_its_carbon(capsys):
     assert found["serving"]["kv_bytes_per_token"]["bf16"] == 2_621_440
 
 
+def test_a_device_to_run_it_on_is_answered_for(capsys):
+    said = " ".join(ask(capsys, "7B", "--on", "RTX-4090").split())
+    assert re.search(r"on RTX-4090 it fits in Q4_0: 4\.\d GiB of 22\.6 GiB; \d+ tokens/s", said)
+    words = ("65B", "--devices", "2048xA100-80GB", "--on", "24GB", "--on-weights", "int8", "--json")
+    home = json.loads(ask(capsys, *words))["home"]
+    assert (home["name"], home["kind"], home["fits"]) == ("24GB", "Q8_0", False)
+
+
+def test_a_step_far_beyond_the_papers_is_told(capsys):
+    assert cli.main(["plan", "ask", "--model", "7B", "--devices", "100000xH100-SXM"]) == 0
+    said = capsys.readouterr().err
+    assert "a step of 205M tokens is 49 times the paper's" in said
+
+
 def test_a_bar_shows_what_fits_and_what_sticks_out(capsys):
     fits = ask(capsys, "7B", "--devices", "8xA100-80GB")
     bar = next(line for line in fits.splitlines() if line.startswith("memory"))

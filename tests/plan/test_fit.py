@@ -158,3 +158,12 @@ def test_a_fitted_law_can_be_saved(tmp_path: Path, replication: Fitted):
     laws.save(law, tmp_path / "law.json")
     again = laws.load(tmp_path / "law.json")
     assert (again.name, again.e, len(again.draws)) == ("mine", law.e, 200)
+
+
+def test_equal_losses_are_no_law_and_constants_at_the_searchs_end_are_told():
+    pairs = [(n, d) for n in (1e6, 2e6, 4e6, 8e6) for d in (1e7, 2e7, 4e7, 8e7)]
+    equal = Runs(tuple(Run(f"{n}-{d}", n, d, 3.0) for n, d in pairs))
+    with pytest.raises(DataError, match="a law needs losses that differ"):
+        fit(equal, draws=0)
+    steep = Runs(tuple(Run(f"{n}-{d}", n, d, 2 + (1e6 / n) ** 5 + 900 / d**0.5) for n, d in pairs))
+    assert any("alpha went as far as the search" in note for note in fit(steep, draws=0).notes)

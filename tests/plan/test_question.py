@@ -321,6 +321,41 @@ def test_where_two_limits_conflict_the_nearest_miss_is_told():
     ]
 
 
+def on_one(name: str) -> tuple[Choices, limits.Limit]:
+    """Costs where a device that is one node serves, and the limit that this sets."""
+    serving = Serving(replace(device(name), node_devices=1))
+    return choices(Money(TRAIN, serving, LOAD)), limits.servable(serving, LOAD)
+
+
+def test_chinchillas_is_the_least_training_whoever_serves():
+    goal = Goal(as_good_as=known("chinchilla-70b"))
+    served, by_one = on_one("RTX-3090")
+    usual, small = asked(goal), asked(goal, by_one, of=served)
+    assert small.chinchilla.parameters == usual.chinchilla.parameters
+    assert small.chinchilla.inference_usd == math.inf
+    assert small.chinchilla.broken == ("serving",)
+    assert small.break_even_tokens is None
+    assert small.plan.parameters < 12e9 < small.named.parameters
+    assert small.named.inference_usd == math.inf
+
+
+def test_too_small_a_node_is_named_where_it_stands_in_the_way():
+    served, by_one = on_one("RTX-3090")
+    with pytest.raises(ConfigError) as raised:
+        asked(Goal(as_good_as=known("llama3.1-405b")), by_one, limits.data(), of=served)
+    lines = raised.value.message.splitlines()
+    assert any(line.startswith("  - on one node of 1 x RTX-3090 (BF16): ") for line in lines)
+
+
+def test_two_limits_that_only_together_are_too_tight_are_told_beside_the_loss():
+    slow = limits.first_token(device("RTX-4090"), "Q4_0", LOAD, 0.01)
+    fast = limits.decoding(device("RTX-4090"), "Q4_0", LOAD, 5000)
+    lines = reason(Goal(as_good_as=known("llama-7b")), slow, fast, limits.data(), use=0)
+    assert "or all of these:" in lines
+    told = lines[lines.index("or all of these:") + 1 :]
+    assert [line[4:15] for line in told[:2]] == ["first token", "tokens a se"]
+
+
 def test_a_model_that_nothing_can_serve_is_refused():
     unserved = replace(MONEY, inference=np.full_like(MONEY.inference, math.inf))
     with pytest.raises(ConfigError, match="too large for one node that serves"):
