@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puna.console import (
@@ -101,6 +102,7 @@ def _found(arguments: argparse.Namespace) -> Found:
     from puna.plan import advice, cost, shapes
 
     config = shapes.model(arguments.model)
+    arguments = _with_recipe(arguments)
     devices, device = plan_devices.find(arguments.devices)
     wish = advice.Wish(
         config,
@@ -132,6 +134,24 @@ def _found(arguments: argparse.Namespace) -> Found:
         price,
         plan_devices.home(arguments.on, weights) if arguments.on else None,
     )
+
+
+def _with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
+    """What a recipe says of its training, where the command line does not."""
+    if not arguments.model.endswith(".toml"):
+        return arguments
+    from puna.config import find_recipe, read_toml
+
+    train = read_toml(find_recipe(Path(arguments.model))).get("train", {})
+    steps, tokens = train.get("steps"), train.get("batch_tokens")
+    said = {
+        "tokens": str(steps * tokens) if steps and tokens else None,
+        "batch_tokens": str(tokens) if tokens else None,
+        "micro_batch": train.get("micro_batch_sequences"),
+        "checkpointing": train.get("activation_checkpointing"),
+    }
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    return argparse.Namespace(**{**vars(arguments), **said, **given})
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:

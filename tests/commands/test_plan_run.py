@@ -61,6 +61,15 @@ def test_a_device_to_run_it_on_is_answered_for(capsys):
     assert (home["name"], home["kind"], home["fits"]) == ("24GB", "Q8_0", False)
 
 
+def test_a_recipe_says_its_own_step_tokens_and_checkpointing(capsys):
+    """The demo: 1,400 steps of 4,096 tokens under `narrow`."""
+    words = ("demo.toml", "--devices", "RTX-4090", "--json")
+    found = json.loads(ask(capsys, *words))
+    assert (found["tokens"], found["batch_tokens"]) == (1400 * 4096, 4096)
+    assert found["checkpointing"] == "narrow"
+    assert json.loads(ask(capsys, *words, "--tokens", "1M"))["tokens"] == 1e6
+
+
 def test_a_step_far_beyond_the_papers_is_told(capsys):
     assert cli.main(["plan", "ask", "--model", "7B", "--devices", "100000xH100-SXM"]) == 0
     said = capsys.readouterr().err
