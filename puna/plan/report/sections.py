@@ -118,7 +118,7 @@ def sweep(swept: dict[str, Any]) -> Section:
     """The ladder's picture and the constants with their intervals."""
     rows = [
         (
-            name,
+            "exponent of N*" if name == "parameter_exponent" else name,
             f"{one['value']:.4g}, 95 % from {one['interval'][0]:.4g} to {one['interval'][1]:.4g}",
         )
         for name, one in swept["law"]["constants"].items()
