@@ -30,5 +30,4 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         "report": plan_report.run,
         "sweep": plan_sweep.run,
     }
-    actions[arguments.action](arguments, console)
-    return 0
+    return actions[arguments.action](arguments, console)

@@ -16,9 +16,10 @@ from puna.console import Console, human_bytes, parse_count
 from puna.errors import UsageError
 
 if TYPE_CHECKING:
+    from puna.model.sizes import ModelConfig
     from puna.plan.candidates import Load, Money
     from puna.plan.law import Law
-    from puna.plan.limits import Limit
+    from puna.plan.limits import Group, Limit
     from puna.plan.question import Answer, Goal, Question
 
 AIMS = (
@@ -40,6 +41,7 @@ CHOSEN_MODEL = (
 )  # fmt: skip
 LEAST_VOCABULARY, MOST_VOCABULARY = 2_000, 1_000_000
 MOST_SHARING = 128  # heads: more than any model's
+LONGER = 0.05  # more of a training's time, from which on it is worth telling
 DAYS_OF_A_YEAR = 365.25
 DEVICES = "256xA100-80GB"
 
@@ -144,8 +146,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     Raises ConfigError where nothing keeps to the limits, UsageError for wrong arguments.
     """
     wanted, chosen = (_given(arguments, names) for names in (WHICH_MODEL, CHOSEN_MODEL))
-    if arguments.on is None and arguments.on_weights is not None:
-        raise UsageError("--on-weights is the type of the weights --on a device, and none is named")
+    _require_place(arguments)
     if arguments.model is not None:
         if wanted:
             raise UsageError(f"{wanted} asks which model to train, --model has chosen one")
@@ -165,15 +166,20 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def warnings(asked: Asked, found: Answer) -> list[str]:
     """Why not to believe every digit, and whether the plan fits those that are to train it."""
-    from puna.plan import advice
+    from puna.plan import advice, speed
 
-    who = asked.money.train
-    best = advice.best(advice.Wish(found.plan.config, who.device, who.devices))
-    if best.fits:
-        return [*found.warnings]
-    needed, has = (human_bytes(one) for one in (best.memory.total, who.device.usable_bytes))
+    who, plan = asked.money.train, found.plan
+    best = advice.best(advice.Wish(plan.config, who.device, who.devices))
     where = f"{who.devices} x {who.device.name}"
-    return [*found.warnings, f"it does not fit {where} to train: {needed} of {has} on each"]
+    if not best.fits:
+        needed, has = (human_bytes(one) for one in (best.memory.total, who.device.usable_bytes))
+        return [*found.warnings, f"it does not fit {where} to train: {needed} of {has} on each"]
+    seconds = speed.training_seconds(plan.config, plan.tokens, who.device, who.devices)
+    longer = plan.tokens / best.step.tokens_per_second / seconds - 1
+    if longer < LONGER:
+        return [*found.warnings]
+    laid = f"laid out on {where} its training takes {longer:.0%} longer and costs as much more"
+    return [*found.warnings, f"{laid}: puna plan ask --model says why"]
 
 
 def _given(arguments: argparse.Namespace, names: Sequence[str]) -> str | None:
@@ -190,6 +196,8 @@ def read(arguments: argparse.Namespace) -> Asked:
     from puna.plan.question import Question
 
     _require_sense(arguments)
+    _require_place(arguments)
+    _require_use(arguments)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     arguments = argparse.Namespace(**{**vars(arguments), **UNSAID, **given})
     law = _law(arguments.law)
@@ -236,6 +244,26 @@ def _require_sense(arguments: argparse.Namespace) -> None:
                 "--inference-tokens is of the whole life, however many --years",
                 hint="leave --years out, or say --requests-a-day",
             )
+
+
+def _require_place(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for a type of weights on a device that is not named."""
+    if arguments.on is None and arguments.on_weights is not None:
+        raise UsageError("--on-weights is the type of the weights --on a device, and none is named")
+
+
+def _require_use(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for how a model is used or served where no use is expected."""
+    used = arguments.inference_tokens is not None or arguments.requests_a_day is not None
+    timed = arguments.first_token is not None or arguments.tokens_per_second is not None
+    vain = ["years", "serve_usd_per_hour", "serve_batch", "serve_busy"]
+    vain += [] if timed else ["serve_on", "serve_weights"]
+    vain += [] if timed or arguments.on is not None else ["prompt", "output"]
+    if not used and (option := _given(arguments, vain)):
+        raise UsageError(
+            f"{option} is of a model's use, and none is expected",
+            hint="say how much: --inference-tokens 1T, or --requests-a-day 1M",
+        )
 
 
 def _aimed_at(arguments: argparse.Namespace, law: Law) -> Goal:
@@ -313,12 +341,23 @@ def _at_home(arguments: argparse.Namespace, money: Money) -> list[Limit]:
             f"--first-token and --tokens-per-second need a device, --on {arguments.on} is none",
             hint="--on RTX-4090, or --on this",
         )
+    group = limits.alone if home else _serving_group(money)
     if arguments.first_token is not None:
         seconds = _seconds(arguments.first_token)
-        found.append(limits.first_token(device, kind, money.load, seconds))
+        found.append(limits.first_token(device, kind, money.load, seconds, group))
     if least is not None:
-        found.append(limits.decoding(device, kind, money.load, least))
+        found.append(limits.decoding(device, kind, money.load, least, group))
     return found
+
+
+def _serving_group(money: Money) -> Group:
+    """As many devices as serve a model together; all of a node for one that none can serve."""
+
+    def devices(config: ModelConfig) -> int:
+        served = money.serve.groups(config, money.load)
+        return money.group(config)[0] if served else money.serve.device.node_devices
+
+    return devices
 
 
 def _seconds(text: str) -> float:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from puna.model.sizes import ModelConfig
     from puna.plan.advice import Option, Wish
     from puna.plan.cost import Cost
+    from puna.plan.devices import Device
+    from puna.plan.layout import Precision
     from puna.plan.limits import Home
 
 MIB, GIB = 2**20, 2**30
@@ -55,7 +57,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-tokens", metavar="N", help="of a step (about 4M)")
     group.add_argument("--context", type=int, metavar="N", help="of a sequence (the model's)")
     group.add_argument("--micro-batch", type=int, metavar="N", help="sequences at once (chosen)")
-    group.add_argument("--precision", choices=("bf16", "fp32"), help="of the products (bf16)")
+    group.add_argument(
+        "--precision", choices=("bf16", "fp32"), help="of the products (bf16 where it runs)"
+    )
     group.add_argument("--compile", choices=("on", "off"), help="blocks (on; off on Apple's)")
     group.add_argument(
         "--checkpointing", choices=("none", "selective", "narrow", "full"), help="(chosen)"
@@ -102,7 +106,7 @@ def _found(arguments: argparse.Namespace) -> Found:
     from puna.plan import advice, cost, shapes
 
     config = shapes.model(arguments.model)
-    arguments = _with_recipe(arguments)
+    arguments = _with_recipe(arguments, config)
     devices, device = plan_devices.find(arguments.devices)
     wish = advice.Wish(
         config,
@@ -111,7 +115,7 @@ def _found(arguments: argparse.Namespace) -> Found:
         context_length=_context(arguments.context, config),
         batch_tokens=_whole("--batch-tokens", arguments.batch_tokens),
         micro_batch=_positive("--micro-batch", arguments.micro_batch),
-        precision=arguments.precision or "bf16",
+        precision=arguments.precision or _precision(device),
         checkpointing=arguments.checkpointing,
         tensor=_positive("--tensor", arguments.tensor),
         pipeline=_positive("--pipeline", arguments.pipeline),
@@ -136,19 +140,29 @@ def _found(arguments: argparse.Namespace) -> Found:
     )
 
 
-def _with_recipe(arguments: argparse.Namespace) -> argparse.Namespace:
+def _precision(device: Device) -> Precision:
+    """What `puna train` takes there: bf16 but for Apple's GPUs, and processors without it."""
+    has_bf16 = device.kind != "apple" and "bf16" in device.flops_per_second
+    return "bf16" if has_bf16 else "fp32"
+
+
+def _with_recipe(arguments: argparse.Namespace, config: ModelConfig) -> argparse.Namespace:
     """What a recipe says of its training, where the command line does not."""
     if not arguments.model.endswith(".toml"):
         return arguments
-    from puna.config import find_recipe, read_toml
+    from puna.config import find_recipe, from_table, read_toml
+    from puna.train.settings import TrainConfig
 
-    train = read_toml(find_recipe(Path(arguments.model))).get("train", {})
-    steps, tokens = train.get("steps"), train.get("batch_tokens")
+    path = find_recipe(Path(arguments.model))
+    train = from_table(TrainConfig, read_toml(path).get("train", {}), str(path))
     said = {
-        "tokens": str(steps * tokens) if steps and tokens else None,
-        "batch_tokens": str(tokens) if tokens else None,
-        "micro_batch": train.get("micro_batch_sequences"),
-        "checkpointing": train.get("activation_checkpointing"),
+        "tokens": str(train.steps * train.batch_tokens),
+        "batch_tokens": str(train.batch_tokens),
+        "context": config.context_length,
+        "micro_batch": train.micro_batch_sequences,
+        "checkpointing": train.activation_checkpointing,
+        "precision": None if train.precision == "auto" else train.precision,
+        "compile": None if train.compile == "auto" else train.compile,
     }
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     return argparse.Namespace(**{**vars(arguments), **said, **given})
@@ -265,13 +279,13 @@ def _head(found: Found) -> Iterator[str]:
     ways += [f"{layout.tensor} tensor"] if layout.tensor > 1 else []
     ways += [f"{layout.pipeline} pipeline"] if layout.pipeline > 1 else []
     ways += [f"ZeRO {layout.zero}"] if layout.zero else []
-    who = "as puna train runs it" if layout.is_punas else "planned: puna train takes one device"
+    who = "puna train runs it" if layout.is_punas else "planned: puna train takes one device"
     yield _wrapped("layout", f"{' x '.join(ways) or 'one device'} ({who})")
     yield _wrapped(
         "",
         f"checkpointing {run.checkpointing}, {run.precision}"
-        f"{'' if run.compiled else ', not compiled'}, {run.micro_batches:,} "
-        f"micro-batches of {run.micro_batch} x {run.context:,} tokens",
+        f"{'' if run.compiled else ', not compiled'}, {run.micro_batches:,} micro-batch"
+        f"{'es' * (run.micro_batches > 1)} of {run.micro_batch} x {run.context:,} tokens",
     )
 
 
@@ -311,10 +325,10 @@ def _speed(option: Option) -> Iterator[str]:
         f"{name.replace('_', '-')} {value / 1e9:,.{0 if value > 1e10 else 2}f}"
         for name, value in kinds.items()
     )
-    waits = (step.seconds - step.compute_seconds) / step.seconds
-    yield _wrapped(
-        "", f"sends {f'{sent} GB' if sent else 'nothing'} a step; waits {waits:.0%} of it"
-    )
+    waits = f"waits {step.communication_seconds / step.seconds:.0%} of it"
+    if step.bubble_seconds:
+        waits += f", {step.bubble_seconds / step.seconds:.0%} for the pipeline to fill"
+    yield _wrapped("", f"sends {f'{sent} GB' if sent else 'nothing'} a step; {waits}")
 
 
 def _cost(found: Found) -> Iterator[str]:

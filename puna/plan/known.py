@@ -50,7 +50,10 @@ def known(name: str) -> Trained:
     """
     if "@" in name:
         parameters, _at, tokens = name.partition("@")
-        return Trained(parse_count(parameters), parse_count(tokens))
+        model = Trained(parse_count(parameters), parse_count(tokens))
+        if min(model) <= 0:
+            raise ConfigError(f"a model has more than 0 parameters and tokens, got {name!r}")
+        return model
     plain = {re.sub(r"\W", "", key): key for key in KNOWN}
     key = plain.get(re.sub(r"\W", "", name.lower()))
     if key is None:

@@ -52,6 +52,14 @@ class Home:
     kind: str = "Q4_0"
 
 
+Group = Callable[[ModelConfig], int]  # how many devices answer together
+
+
+def alone(_config: ModelConfig) -> int:
+    """One device."""
+    return 1
+
+
 def fits(home: Home, load: Load) -> Limit:
     """Weights, and keys and values of one request, in the device's memory."""
 
@@ -62,11 +70,13 @@ def fits(home: Home, load: Load) -> Limit:
     return Limit("memory", label, home.memory_bytes, needed, human_bytes)
 
 
-def first_token(device: Device, kind: str, load: Load, seconds: float) -> Limit:
-    """Seconds until a prompt is read."""
+def first_token(
+    device: Device, kind: str, load: Load, seconds: float, group: Group = alone
+) -> Limit:
+    """Seconds until a prompt is read, on as many devices as `group` says."""
 
     def reading(config: ModelConfig) -> float:
-        return speed.prefill_seconds(config, load.prompt, device, kind=kind)
+        return speed.prefill_seconds(config, load.prompt, device, kind=kind, devices=group(config))
 
     label = f"first token of {load.prompt:,} read, on {device.name} ({kind})"
     return Limit("first token", label, seconds, reading, _milliseconds)
@@ -76,12 +86,16 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else human_duration(seconds)
 
 
-def decoding(device: Device, kind: str, load: Load, tokens_per_second: float) -> Limit:
-    """Tokens a second of one request, in the middle of its answer."""
+def decoding(
+    device: Device, kind: str, load: Load, tokens_per_second: float, group: Group = alone
+) -> Limit:
+    """Tokens a second of one request, in the middle of its answer, on as many devices."""
     middle = load.prompt + load.output // 2
 
     def writing(config: ModelConfig) -> float:
-        return speed.decode_tokens_per_second(config, device, kind=kind, context=middle)
+        return speed.decode_tokens_per_second(
+            config, device, kind=kind, context=middle, devices=group(config)
+        )
 
     label = f"tokens a second on {device.name} ({kind})"
     return Limit("speed", label, tokens_per_second, writing, human_count, at_least=True)

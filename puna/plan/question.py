@@ -23,7 +23,7 @@ from puna.errors import ConfigError
 from puna.model.sizes import ModelConfig
 from puna.plan.candidates import Choices
 from puna.plan.known import Trained
-from puna.plan.law import SUSPECT, FloatArray, Law
+from puna.plan.law import PUBLISHED, SUSPECT, FloatArray, Law
 from puna.plan.limits import SERVING, Limit, money
 
 ROUNDING = 1e-9  # by which a share of exactly 1 may be computed too large
@@ -165,7 +165,7 @@ def _warnings(question: Question, plan: Plan, index: int) -> list[str]:
         found.append(
             "laws of shorter training promise too much of so long a one (arXiv 2401.00448)"
         )
-    if law.name in SUSPECT:
+    if law.name in SUSPECT and law.record() == PUBLISHED[law.name].record():
         found.append(f"the law {law.name} is suspect: {SUSPECT[law.name]}")
     if not law.draws:
         found.append(f"no intervals: the law {law.name} comes without refits")

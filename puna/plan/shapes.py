@@ -86,6 +86,8 @@ def model(name: str) -> ModelConfig:
 def _of_recipe(path: Path) -> ModelConfig:
     """The shape that a recipe trains, with its tokenizer's vocabulary."""
     table = read_toml(path)
+    if "sizes" in table:
+        raise ConfigError(f"{path} is a ladder of many models", hint=f"puna plan sweep {path}")
     if not isinstance(table.get("model"), dict):
         raise ConfigError(f"{path} should be a recipe with a [model], found none")
     vocabulary = {

@@ -13,9 +13,11 @@ from puna.plan.devices import Device
 from puna.plan.layout import TrainingRun
 
 STATE_BYTES = 4  # Puna's weights and gradients are float32
-# Assumptions. Gradients and gathered weights travel while the backward pass computes (under ZeRO 3
-# the forward pass too); of what tensor parallelism sends, half is waited for.
+# Assumptions. What is sent travels while others compute: gradients that are summed once a step
+# (ZeRO 0 and 1) behind the last micro-batch's backward pass, those of ZeRO 2 behind each one's,
+# under ZeRO 3 behind all; of what tensor parallelism sends, half is waited for.
 HIDDEN_BEHIND_COMPUTE = {0: 2 / 3, 1: 2 / 3, 2: 2 / 3, 3: 1.0}
+ONCE_A_STEP = (0, 1)
 TENSOR_EXPOSED = 0.5
 
 
@@ -88,9 +90,10 @@ def flops_per_token(run: TrainingRun) -> float:
 
 
 def _peak_seconds(run: TrainingRun) -> float:
-    """Of a step's products at the device's peak."""
+    """Of a step's products at the device's peak, on the longest stage of the pipeline."""
     rate = run.layout.devices * run.device.peak(run.precision)
-    return flops_per_token(run) * run.batch_tokens / rate
+    stages = memory.stage_layers(run.config, run.layout) * run.layout.pipeline
+    return flops_per_token(run) * run.batch_tokens / rate * stages / run.config.layers
 
 
 def _waited_seconds(run: TrainingRun, compute_seconds: float) -> float:
@@ -109,6 +112,8 @@ def _waited_seconds(run: TrainingRun, compute_seconds: float) -> float:
         data = max(data, sent / (together * device.network_bytes_per_second))
     passed = pipeline_traffic(run).total / device.network_bytes_per_second
     hidden = HIDDEN_BEHIND_COMPUTE[layout.zero] * compute_seconds
+    if layout.zero in ONCE_A_STEP:
+        hidden /= run.micro_batches
     return TENSOR_EXPOSED * tensor + max(0.0, data + passed - hidden)
 
 

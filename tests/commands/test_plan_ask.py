@@ -128,6 +128,22 @@ def test_a_plan_that_its_devices_cannot_train_is_told(capsys):
     assert re.search(r"does not fit 1 x RTX-4090 to train: [\d.]+ TiB of 22.6 GiB on each", said)
 
 
+def test_a_slower_layout_is_told(capsys):
+    """RTX 4090 are linked by PCIe alone."""
+    assert cli.main(["plan", "ask", "--as-good-as", "llama-65b", "--devices", "256xRTX-4090"]) == 0
+    found = re.search(
+        r"on 256 x RTX-4090 its training takes (\d+)% longer", capsys.readouterr().err
+    )
+    assert found is not None
+    assert 5 < int(found[1]) < 50
+
+
+def test_speeds_without_a_place_are_of_the_devices_that_serve(capsys):
+    words = ("--as-good-as", "llama-65b", "--inference-tokens", "1T", "--tokens-per-second")
+    slow, fast = (record(capsys, *words, speed) for speed in ("1", "20"))
+    assert slow["plan"]["parameters"] == fast["plan"]["parameters"]  # four A100 share it
+
+
 def test_what_binds_is_told_though_nobody_asked_for_it(capsys):
     said = ask(capsys, "--budget", "10T", "--inference-tokens", "1B")
     assert "Keeps to 300T tokens of text" in said
@@ -208,6 +224,10 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         (("--model", "7B", "--gqa", "8"), 2, "--gqa asks which model to train"),
         (("--model", "7B", "--first-token", "1"), 2, "--first-token asks which model to train"),
         (("--model", "7B", "--usd-per-hour", "-1"), 2, "--usd-per-hour should be above 0, got -1"),
+        (("--as-good-as", "llama-7b", "--years", "5"), 2, "--years is of a model's use"),
+        (("--as-good-as", "llama-7b", "--serve-batch", "8"), 2, "--serve-batch is of a model's"),
+        (("--as-good-as", "llama-7b", "--prompt", "5000"), 2, "--prompt is of a model's use"),
+        (("--as-good-as", "13B@0"), 1, "more than 0 parameters and tokens"),
         ((*GOOD, "--on", "2xRTX-4090"), 2, "--on is one device, got 2xRTX-4090"),
         ((*GOOD, "--on", "24"), 2, "such as 24GB"),
         ((*GOOD, "--on-weights", "int8"), 2, "and none is named"),

@@ -43,7 +43,7 @@ def test_the_answer_fits_a_screen(words, capsys):
 
 
 def test_the_papers_65b_takes_its_days_its_energy_and_its_carbon(capsys):
-    words = ("--tensor", "8", "--zero", "1", "--checkpointing", "selective", "--micro-batch", "1")
+    words = ("--tensor", "8", "--zero", "1", "--checkpointing", "selective", "--micro-batch", "8")
     found = json.loads(ask(capsys, "65B", "--devices", "2048xA100-80GB", *words, "--json"))
     assert found["tokens"] == 1.4e12
     assert found["cost"]["days"] == pytest.approx(21, rel=0.1)
@@ -70,6 +70,24 @@ def test_a_recipe_says_its_own_step_tokens_and_checkpointing(capsys):
     assert json.loads(ask(capsys, *words, "--tokens", "1M"))["tokens"] == 1e6
 
 
+def test_a_recipes_own_settings_are_those_of_the_trainer(capsys, tmp_path):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(
+        "[model]\ndim = 512\nlayers = 4\nheads = 8\ncontext_length = 16384\n"
+        '[train]\nprecision = "fp32"\ncompile = "off"\nbatch_tokens = 65536\n'
+    )
+    found = json.loads(ask(capsys, recipe, "--devices", "H100", "--json"))
+    told = (found["precision"], found["compiled"], found["checkpointing"], found["context_length"])
+    assert told == ("fp32", False, "selective", 16384)
+    recipe.write_text("[model]\ndim = 512\n[train]\nbatch_token = 1\n")
+    assert "batch_tokens" in ask(capsys, recipe, code=1)
+
+
+def test_apples_gpus_multiply_in_float32_as_the_trainer_does_there(capsys):
+    found = json.loads(ask(capsys, "1B", "--devices", "M4-Max", "--json"))
+    assert (found["precision"], found["compiled"]) == ("fp32", False)
+
+
 def test_a_step_far_beyond_the_papers_is_told(capsys):
     assert cli.main(["plan", "ask", "--model", "7B", "--devices", "100000xH100-SXM"]) == 0
     said = capsys.readouterr().err
@@ -92,7 +110,7 @@ def test_a_bar_shows_what_fits_and_what_sticks_out(capsys):
 
 def test_who_runs_the_layout_is_said(capsys):
     assert "planned: puna train takes one device" in ask(capsys, "7B", "--devices", "8xH100")
-    assert "as puna train runs it" in ask(capsys, "1B", "--devices", "H100")
+    assert "(puna train runs it)" in ask(capsys, "1B", "--devices", "H100")
 
 
 def test_money_is_what_an_hour_is_said_to_cost(capsys):
@@ -139,7 +157,7 @@ def test_this_machine_is_probed(monkeypatch, capsys):
     monkeypatch.setattr("puna.evaluate.bandwidth.ReadProbe", lambda _size: Probe())
     monkeypatch.setattr(hardware, "matmul_rate", lambda *_: hardware.Rate(1e12, "not measured"))
     said = ask(capsys, "15M", "--devices", "cpu", "--tokens", "300M", "--batch-tokens", "65536")
-    assert "as puna train runs it" in said
+    assert "(puna train runs it)" in said
     assert "nobody says what this machine draws" in said
 
 

@@ -48,7 +48,8 @@ def test_every_row_is_whole_and_says_its_sources(name):
     rates = found.flops_per_second
     assert rates["fp32"] <= rates["bf16"]
     for narrow in ("fp8", "int8"):  # dense rates double when the width halves; sparse ones would
-        assert rates.get(narrow, 2 * rates["bf16"]) <= 4.01 * rates["bf16"]  # be four times
+        most = 4.01 if "RTX" in name and narrow == "int8" else 2.01  # be four times
+        assert rates.get(narrow, 0.0) <= most * rates["bf16"]
     # The trainer's own table of bf16 peaks, where both have the GPU.
     of_trainer = hardware.peak_flops(f"NVIDIA {name.replace('-80GB', '').replace('-', ' ')}")
     if of_trainer is not None:

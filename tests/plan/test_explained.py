@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from puna.console import parse_count
+from puna.model.sizes import named
+from puna.plan.candidates import Load, Money, Serving, Training
+from puna.plan.devices import device
 from puna.plan.known import Trained, known
 from puna.plan.law import PUBLISHED, break_even_tokens
 
@@ -55,3 +58,12 @@ def test_the_table_of_constants():
         tokens = law.tokens_for(law.loss(70e9, 1.4e12), 35e9)
         assert parse_count(tokens_said) == pytest.approx(tokens, rel=0.002)
         assert float(cost) == pytest.approx(tokens * 35e9 / 70e9 / 1.4e12, abs=0.006)
+
+
+def test_a_7bs_use_costs_beside_its_training_what_is_told():
+    a100, seven = device("A100-80GB"), named("7B")
+    told = [float(one) for one in re.findall(r"([\d.]+) times", PAGE.read_text("utf-8"))]
+    for busy, times in ((1.0, 0.7), (0.5, 1.5)):
+        money = Money(Training(a100, 8), Serving(a100, busy=busy), Load(1e12))
+        assert money.inference(seven) / money.training(seven) == pytest.approx(times, abs=0.05)
+        assert times in told

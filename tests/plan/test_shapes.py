@@ -48,6 +48,8 @@ def test_a_recipe_a_description_or_any_count_is_enough(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_json(config, "BF16", None)))
     for there in (tmp_path, tmp_path / "config.json"):  # no weights beside it
         assert count.parameters(shapes.model(str(there))) == COUNTS["Llama3-8B"]
+    with pytest.raises(ConfigError, match="a ladder of many models"):
+        shapes.model("ladder.toml")
     (tmp_path / "none.toml").write_text("[train]\n")
     with pytest.raises(ConfigError, match=r"a recipe with a \[model\]"):
         shapes.model(str(tmp_path / "none.toml"))

@@ -29,10 +29,11 @@ GPUS, BATCH = 2048, 1 << 22
 
 
 def paper_run(name: str) -> tuple[TrainingRun, float]:
-    """A run of the paper's and its seconds a step."""
+    """A run of the paper's and its seconds a step; all sequences of a group go through at once."""
     hours, tokens, tensor = PAPER[name]
     layout = Layout(data=GPUS // tensor, tensor=tensor, zero=1)
-    run = TrainingRun(named(name), A100, layout, batch_tokens=BATCH)
+    run = TrainingRun(named(name), A100, layout, batch_tokens=BATCH, micro_batch=tensor)
+    assert run.micro_batches == 1
     return run, hours * 3600 / GPUS / (tokens / BATCH)
 
 
@@ -205,6 +206,28 @@ def test_sequence_parallelism_sends_what_four_all_reduces_a_layer_would():
     assert traffic.reduce_scatter == pytest.approx(4 * rows)
     assert traffic.all_gather == pytest.approx(6 * rows)
     assert speed.tensor_traffic(replace(run, layout=Layout(data=8))).total == 0
+
+
+def test_gradients_summed_once_a_step_hide_behind_one_micro_batch_alone():
+    """Two cards on a slow link: what a step waits for grows with its micro-batches."""
+    card = replace(A100, link_bytes_per_second=1e9, network_bytes_per_second=1e9)
+    for zero, grows in ((0, True), (1, True), (3, False)):
+        waits = []
+        for micro_batches in (1, 64):
+            run = TrainingRun(
+                named("7B"), card, Layout(data=2, zero=zero), batch_tokens=2 * 2048 * micro_batches
+            )
+            step = speed.training_step(run)
+            waits.append(step.traffic.total / 1e9 - step.communication_seconds)
+        assert (waits[1] < 2 * waits[0]) == grows  # seconds that are hidden
+
+
+def test_a_pipeline_of_uneven_stages_waits_for_the_longest():
+    even, uneven = (
+        speed.training_step(TrainingRun(named("13B"), A100, Layout(pipeline=stages), 16 * 2048))
+        for stages in (8, 16)
+    )
+    assert uneven.compute_seconds == pytest.approx(even.compute_seconds / 2 * (3 * 16 / 40))
 
 
 def test_a_pipeline_waits_while_it_fills_and_empties():

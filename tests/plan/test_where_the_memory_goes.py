@@ -103,7 +103,10 @@ def test_the_papers_runs_are_predicted_as_told(line, monkeypatch):
         tokens = 1.0e12 if name in ("7B", "13B") else 1.4e12
         layout = Layout(data=2048 // tensor, tensor=tensor, zero=1)
         seconds = hours * 3600 / 2048 / (tokens / 2**22)
-        runs[name] = (TrainingRun(named(name), A100, layout, batch_tokens=1 << 22), seconds)
+        run = TrainingRun(
+            named(name), A100, layout, batch_tokens=1 << 22, micro_batch=layout.tensor
+        )
+        runs[name] = (run, seconds)
     fitted = [name for name in ("7B", "13B") if f"{name} alone" in told] or ["7B", "13B"]
     share = speed.fitted_share([runs[name] for name in fitted])
     missed = [
