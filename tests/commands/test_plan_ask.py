@@ -135,7 +135,7 @@ def test_a_slower_layout_is_told(capsys):
         r"on 256 x RTX-4090 its training takes (\d+)% longer", capsys.readouterr().err
     )
     assert found is not None
-    assert 5 < int(found[1]) < 50
+    assert int(found[1]) >= 5
 
 
 def test_speeds_without_a_place_are_of_the_devices_that_serve(capsys):
