@@ -7,7 +7,7 @@ from typing import Any
 
 from puna.plan import candidates, devices, limits, question
 from puna.plan.known import KNOWN
-from puna.plan.law import named
+from puna.plan.law import Counts, named
 from puna.plan.report import PlanFacts, gather
 
 DEVICE, DEVICES = "A100-80GB", 256
@@ -27,6 +27,9 @@ class State:
     days: float | None = None
     training_budget: float | None = None
     law: str = "epoch"
+    on: str | None = None  # a device that must hold it, and read a prompt in half a second
+    serve: str = DEVICE
+    counts: Counts = "all"
 
     def script(self) -> dict[str, Any]:
         """The same as the page's script has it."""
@@ -42,7 +45,10 @@ class State:
         device = devices.device(DEVICE)
         training = candidates.Training(replace(device, training=self.share), DEVICES, self.price)
         load = candidates.Load(self.used)
-        return candidates.Money(training, candidates.Serving(device, self.price), load)
+        serving = candidates.Serving(devices.device(self.serve), self.price)
+        if self.serve != DEVICE:  # at its own price, which no slider moves
+            serving = replace(serving, usd_per_hour=None)
+        return candidates.Money(training, serving, load)
 
     def question(self) -> question.Question:
         """As `puna plan ask` would put it."""
@@ -54,9 +60,17 @@ class State:
             found.append(limits.training_money(money.training, self.training_budget))
         if self.used:
             found.append(limits.servable(money.serve, money.load))
+        if self.on is not None:
+            home = limits.Home(self.on, devices.device(self.on).usable_bytes)
+            device = devices.device(self.on)
+            found += [
+                limits.fits(home, money.load),
+                limits.first_token(device, "Q4_0", money.load, 0.5),
+            ]
         goal = question.Goal(self.loss, KNOWN[self.model] if self.model else None, self.budget)
-        choices = candidates.choices(money)
-        return question.Question(named(self.law), goal, choices, self.used, tuple(found))
+        law = replace(named(self.law), counts=self.counts)
+        choices = candidates.choices(money, law.counts)
+        return question.Question(law, goal, choices, self.used, tuple(found))
 
     def facts(self) -> PlanFacts:
         """What its page shows."""

@@ -72,6 +72,24 @@ def near(said: dict[str, Any], expected: dict[str, Any]) -> None:
                 State(model="chinchilla-70b", used=1e12, price=9.0, share=0.7),
             ],
         ),
+        (
+            State(model="llama-13b", on="RTX-4090"),
+            [
+                State(model="llama-13b", on="RTX-4090"),
+                State(loss=2.05, on="RTX-4090", used=0.0, price=1.0),
+            ],
+        ),
+        (
+            State(model="llama-33b", serve="RTX-3090"),
+            [
+                State(model="llama-33b", serve="RTX-3090", price=4.0, share=0.3),
+                State(model="llama3.1-405b", serve="RTX-3090", used=0.0),
+            ],
+        ),
+        (
+            State(loss=2.1, counts="without embeddings"),
+            [State(loss=2.3, counts="without embeddings", used=1e13)],
+        ),
         (BUDGET, [BUDGET, State(budget=2e7, used=1e13, days=30.0, share=0.4, price=1.0)]),
         (
             BOUNDED,
