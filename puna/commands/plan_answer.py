@@ -41,6 +41,7 @@ def text(asked: Asked, answer: Answer) -> str:
         "",
         *_assumptions(asked, answer),
     ]
+    lines[3:] = [textwrap.fill(line, 80, subsequent_indent="  ") for line in lines[3:]]
     return "\n".join(lines)
 
 
@@ -111,10 +112,9 @@ def _assumptions(asked: Asked, answer: Answer) -> Iterator[str]:
     train, serve, load = asked.money.train, asked.money.serve, asked.money.load
     plan = answer.plan
     seconds = speed.training_seconds(plan.config, plan.tokens, train.device, train.devices)
-    price = _price(train.usd_per_hour, train.device.usd_per_hour)
     yield (
-        f"assumes {human_duration(seconds)} on {train.devices} x {train.device.name} at {price} "
-        f"an hour, {train.device.training:.0%} of their peak"
+        f"assumes {human_duration(seconds)} on {train.devices} x {train.device.name} at "
+        f"${train.price:.2f} an hour, {train.device.training:.0%} of their peak"
     )
     if load.tokens:
         devices, batch = asked.money.group(plan.config)
@@ -128,11 +128,6 @@ def _assumptions(asked: Asked, answer: Answer) -> Iterator[str]:
             f"{load.output:,} written a request"
         )
     yield f"  {asked.law.source}"
-
-
-def _price(given: float | None, listed: float | None) -> str:
-    price = listed if given is None else given
-    return f"${price:.2f}"
 
 
 def record(asked: Asked, answer: Answer) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from puna import hardware
 from puna.commands.plan_run import KINDS
+from puna.console import human_scaled
 from puna.errors import MachineError, UsageError
 from puna.plan import devices
 from puna.plan.devices import Device
 from puna.plan.limits import Home
 
+RATES = ("", "k", "M", "G", "T")
 HERE = ("this", "here", "cpu")
 PROBE_BYTES = 512 * 2**20  # as puna doctor
 # What a driver calls a GPU -> its name in the table.
@@ -44,9 +46,13 @@ def find(text: str) -> tuple[int, Device]:
 
 
 def fleet(text: str) -> tuple[int, Device]:
-    """The same, this machine by no longer name."""
+    """The same; this machine by what was measured of it."""
     count, found = find(text)
-    return count, replace(found, name="this machine") if text.lower() in HERE else found
+    if text.lower() not in HERE or found.kind != "cpu":
+        return count, found
+    reads = human_scaled(found.read_bytes_per_second, RATES) + "B/s"
+    multiplies = human_scaled(found.peak(), RATES) + "FLOP/s"
+    return count, replace(found, name=f"this machine ({reads}, {multiplies})")
 
 
 def one(option: str, text: str) -> Device:

@@ -60,6 +60,11 @@ class Training:
     devices: int
     usd_per_hour: float | None = None  # None: the device's own
 
+    @property
+    def price(self) -> float | None:
+        """USD of one device's hour; None where nobody says."""
+        return self.device.usd_per_hour if self.usd_per_hour is None else self.usd_per_hour
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -70,6 +75,11 @@ class Serving:
     kind: str = "BF16"  # of the weights, one of GGUF's
     batch: int = 64
     busy: float = 0.5
+
+    @property
+    def price(self) -> float | None:
+        """USD of one device's hour; None where nobody says."""
+        return self.device.usd_per_hour if self.usd_per_hour is None else self.usd_per_hour
 
     def group_bytes(self, config: ModelConfig, load: Load) -> float:
         """What the weights and one request's keys and values take."""

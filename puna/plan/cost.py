@@ -74,7 +74,6 @@ def inference_usd(
     kind: str = "BF16",
     batch: int = 1,
     context: int = 1024,
-    kv: str = "bf16",
     devices: int = 1,
     usd_per_hour: float | None = None,
 ) -> float:
@@ -89,7 +88,7 @@ def inference_usd(
         * speed.prefill_seconds(config, prompt, device, kind=kind, devices=devices)
     )
     rate = speed.decode_tokens_per_second(
-        config, device, kind=kind, batch=batch, context=context, kv=kv, devices=devices
+        config, device, kind=kind, batch=batch, context=context, devices=devices
     )
     return _usd(reading + output_tokens / rate, device, devices, usd_per_hour)
 

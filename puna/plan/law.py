@@ -202,6 +202,11 @@ def of_constants(e: float, a: float, b: float, alpha: float, beta: float) -> Law
 
 def named(name: str) -> Law:
     """A published law; Epoch's with our draws. Raises ConfigError with the nearest names."""
+    if name in FRONTIERS:
+        raise ConfigError(
+            f"{name} says the best size of a compute, not the loss of a size and its text",
+            hint="hoffmann is their approach 3, epoch the same runs fitted again",
+        )
     if name not in PUBLISHED:
         raise ConfigError(f"there is no published law {name!r}", hint=nearest(name, [*PUBLISHED]))
     if name != "epoch":

@@ -170,7 +170,7 @@ def test_this_machine_is_a_device_too(capsys, monkeypatch):
     words = ("--as-good-as", "1B@20B", "--inference-tokens", "1B", "--on", "this")
     found = record(capsys, *words, "--tokens-per-second", "20")
     fits, speed, *_others = found["kept"]
-    assert fits["label"] == "in the memory of this machine (Q4_0)"
+    assert fits["label"] == "in the memory of this machine (50 GB/s, 2 TFLOP/s) (Q4_0)"
     assert "tokens a second" in speed["label"]
     assert speed["share"] <= 1
 
@@ -233,6 +233,7 @@ def test_what_cannot_be_says_what_stands_in_the_way(capsys):
         ((*GOOD, "--on-weights", "int8"), 2, "and none is named"),
         ((*GOOD, "--years", "5"), 2, "of the whole life, however many --years"),
         (("--as-good-as", "7B@1"), 2, "worse than guessing among 32,000 tokens"),
+        ((*GOOD, "--law", "hoffmann-1"), 1, "says the best size of a compute, not the loss"),
         ((*GOOD, "--law", "mine.json"), 1, "found nothing there"),
         ((*GOOD, "--gqa", "0"), 2, "--gqa should be above 0 and at most 128, got 0"),
         ((*GOOD, "--serve-busy", "1.5"), 2, "--serve-busy should be above 0 and at most 1"),

@@ -51,15 +51,15 @@ class PlanFacts:
     @property
     def usd_per_hour(self) -> float:
         """Of one device that trains."""
-        given, device = self.money.train.usd_per_hour, self.money.train.device
-        return (device.usd_per_hour or 0.0) if given is None else given
+        price = self.money.train.price
+        assert price is not None  # else nothing would have a cost
+        return price
 
     @property
     def serves_at_same_price(self) -> bool:
         """Whether the devices that serve are those that train, at their price."""
         serve = self.money.serve
-        price = serve.device.usd_per_hour if serve.usd_per_hour is None else serve.usd_per_hour
-        return serve.device == self.money.train.device and price == self.usd_per_hour
+        return serve.device == self.money.train.device and serve.price == self.usd_per_hour
 
     def days(self, config: ModelConfig, tokens: float) -> float:
         """Of training."""

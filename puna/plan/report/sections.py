@@ -135,14 +135,13 @@ def sweep(swept: dict[str, Any]) -> Section:
 def assumptions(facts: PlanFacts, moved: dict[str, Any]) -> Section:
     """What the numbers rest on, as asked; what moves with a slider says so above."""
     train, serve, load = facts.money.train, facts.money.serve, facts.money.load
-    price = serve.device.usd_per_hour if serve.usd_per_hour is None else serve.usd_per_hour
     rows = [
         ("training", f"{train.devices:,} x {train.device.name}, {train.device.training_source}"),
         ("price", f"{train.device.price_source}; as asked ${facts.usd_per_hour:.2f} an hour"),
         (
             "serving",
-            f"{serve.device.name} at ${price or 0:.2f} an hour, weights in {serve.kind}, at most "
-            f"{serve.batch} requests at once, {serve.busy:.0%} of the paid hours busy",
+            f"{serve.device.name} at ${serve.price or 0:.2f} an hour, weights in {serve.kind}, "
+            f"at most {serve.batch} requests at once, {serve.busy:.0%} of the paid hours busy",
         ),
         ("a request", f"{load.prompt:,} tokens read, {load.output:,} written"),
         (
