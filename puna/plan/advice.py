@@ -18,6 +18,7 @@ from puna.plan.layout import Layout, Precision, TrainingRun
 POLICIES: tuple[Checkpointing, ...] = ("none", "selective", "narrow", "full")
 PAPER_BATCH_TOKENS = 1 << 22  # 4M (paper, table 2)
 ZERO_SHARES = ("nothing", "the optimizer", "optimizer and gradients", "weights too (FSDP)")
+ROOMY = 0.8  # of the memory: up to it `puna train` takes more sequences at once
 AS_FAST = 0.02  # less of a difference in time is none: then the simpler layout is taken
 
 
@@ -64,7 +65,10 @@ class Option:
         simple = (layout.pipeline, layout.tensor, layout.zero)
         if not self.fits:
             return (1, self.memory.total, *simple)
-        return (0, pace, *simple, POLICIES.index(self.run.checkpointing), self.memory.total)
+        policy = POLICIES.index(self.run.checkpointing)
+        is_roomy = self.memory.total <= ROOMY * self.run.device.usable_bytes
+        at_once = self.run.micro_batch if layout.is_punas and is_roomy else 0
+        return (0, pace, *simple, policy, -at_once, self.memory.total)
 
 
 def option(run: TrainingRun) -> Option:

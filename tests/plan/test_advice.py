@@ -81,6 +81,16 @@ def test_more_memory_never_makes_it_slower():
     assert large.step.tokens_per_second >= 0.98 * small.step.tokens_per_second
 
 
+def test_one_device_takes_as_many_sequences_as_leave_a_fifth_of_its_memory():
+    card = devices.device("RTX-4090")
+    found = advice.best(advice.Wish(shapes.model("demo.toml"), card, batch_tokens=4096))
+    assert found.run.micro_batch == 16  # the whole step
+    large = advice.best(advice.Wish(shapes.model("tinyllama-1.1b"), card, checkpointing="full"))
+    assert large.memory.total <= 0.8 * card.usable_bytes
+    more = advice.option(replace(large.run, micro_batch=2 * large.run.micro_batch))
+    assert more.memory.total > 0.8 * card.usable_bytes
+
+
 @pytest.mark.parametrize(
     ("change", "hint"),
     [
