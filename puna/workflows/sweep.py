@@ -92,6 +92,7 @@ class Prediction:
     tests: Mapping[str, float]
     unix_time: float
     left_out: int = 0  # of the least amounts of tokens
+    runs: int = 0  # of the ladder, when it was said
 
     def record(self) -> dict[str, Any]:
         """The prediction for JSON."""
@@ -360,7 +361,11 @@ def _predicted(measured: Sequence[Measured], target: Rung, out: Path) -> tuple[F
     if (out / "target").exists():
         record = _without_stamp(schema.read_json(path, KIND))
         prediction = recipes.from_table(Prediction, record, str(path))
-        return _fitted(measured, prediction.counts, prediction.left_out, out), prediction
+        fitted = _fitted(measured, prediction.counts, prediction.left_out, out)
+        if prediction.runs not in (0, len(measured)):
+            since = f"the prediction is of {prediction.runs} runs, the law of {len(measured)}"
+            fitted = replace(fitted, notes=(*fitted.notes, since))
+        return fitted, prediction
     largest = max(measured, key=lambda one: (one.parameters, one.tokens))
     tests = {way: _test(measured, largest, *way) for way in _ways(measured)}
     counts, left_out = min(tests, key=lambda way: tests[way])
@@ -371,6 +376,7 @@ def _predicted(measured: Sequence[Measured], target: Rung, out: Path) -> tuple[F
     prediction = Prediction(
         target.name, loss, low, high, counts, largest.name,
         {_way_told(*way): error for way, error in tests.items()}, time.time(), left_out,
+        len(measured),
     )  # fmt: skip
     schema.write_json(path, KIND, prediction.record())
     return fitted, prediction

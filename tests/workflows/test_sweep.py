@@ -164,6 +164,7 @@ def test_a_further_amount_of_tokens_trains_only_its_own_runs(swept, here, tiny_s
     assert before.items() <= files(out).items()
     assert len(again.measured) == 20
     assert again.prediction == swept.prediction  # made before the target was trained: it stays
+    assert "the prediction is of 16 runs, the law of 20" in again.fitted.notes
 
 
 def test_the_prediction_is_on_disk_before_the_targets_first_step(swept):
