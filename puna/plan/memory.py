@@ -84,7 +84,8 @@ def training(run: TrainingRun) -> TrainingMemory:
     gathered = _gathered_bytes(run)
     accumulates = run.micro_batches > 1
     before, later = (parts.gradients,) * 2 if accumulates else (0.0, values.output_gradient)
-    earlier = parts.gradients - (0.0 if accumulates else 4 * values.layer_parameters)
+    of_layer = 4 * values.layer_parameters / (layout.data if layout.zero >= 2 else 1)
+    earlier = parts.gradients - (0.0 if accumulates else of_layer)
     moments = [  # gradients, share of the layers whose activations are kept, workspace
         (before, 1.0, values.loss),
         (before, 1.0, values.loss_gradient),

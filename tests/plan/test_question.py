@@ -184,6 +184,9 @@ def test_more_devices_train_sooner_for_the_same_money():
     few, many = (choices(Money(Training(A100, n), SERVE, LOAD), shapes=[named("7B")])
                  for n in (8, 2048))  # fmt: skip
     assert many.training == pytest.approx(few.training, rel=0.05)
+    days = [limits.days(Training(A100, n), 1).measure(named("7B")) * 1e12 for n in (8, 2048)]
+    assert days[1] == pytest.approx(82_432 / 2048 / 24, rel=0.1)  # of the paper, table 15
+    assert days[0] == pytest.approx(256 * days[1])
 
 
 def test_llama_cost_what_the_paper_says_in_gpu_hours():
